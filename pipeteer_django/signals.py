@@ -1,0 +1,17 @@
+"""What happens, as Django signals: sent outside transactions, by `send_robust`, so that a receiver cannot harm the engine.
+
+The sender is the pipeline object. Logging and metrics are receivers of these.
+"""
+
+from django.dispatch import Signal
+
+entry_enqueued = Signal()
+"""An enqueueing transaction committed. Arguments: `keys` (list of str)."""
+attempt_started = Signal()
+"""A worker is about to run the function. Arguments: `run_id`, `key`, `attempt`."""
+attempt_finished = Signal()
+"""An attempt was settled. Arguments: `run_id`, `key`, `attempt`, `outcome` ("done", "waiting", "retry", "failed", "released", "lost")."""
+entry_failed = Signal()
+"""An attempt failed. Arguments: `run_id`, `key`, `attempt`, `error` (traceback), `gave_up` (bool)."""
+run_finished = Signal()
+"""A run ended with an output. Arguments: `run_id`, `key`, `output`."""
