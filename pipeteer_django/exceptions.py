@@ -76,3 +76,7 @@ class ImpureWorkflow(PipeteerError):
 
 class NotDurable(PipeteerError):
     """The workflow used something that cannot be replayed; the message names the durable way."""
+
+
+class EngineColumn(PipeteerError):
+    """A column of an Input that only the engine may write."""

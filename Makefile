@@ -1,0 +1,63 @@
+# Everything here needs Python 3.11 or newer with its venv module, and nothing else.
+#
+#   make demo    durable workflows on SQLite; a worker is killed half-way and nothing is lost
+#   make dev     the example site, a worker and the wake-up proxy, for clicking around
+#   make test    the tests, on every database that can be had here
+#   make lint    ruff and mypy
+#   make format  let ruff rewrite what it can
+#
+# PYTHON=python3.13 uses another Python, VENV=.venv-313 another environment, DJANGO='Django>=6.0,<6.1' another Django,
+# LEGS=sqlite,postgres runs only those legs of the tests, ARGS='-k claim' goes to pytest.
+
+PYTHON ?= python3
+VENV ?= .venv
+DJANGO ?= Django>=5.2
+LEGS ?=
+ARGS ?=
+
+python := $(VENV)/bin/python
+pip := $(python) -m pip --disable-pip-version-check
+installed := $(VENV)/.installed
+
+.PHONY: help demo dev test lint format migrations clean
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+demo: $(installed)
+	$(python) -m example_project.demo
+
+dev: $(installed)
+	$(python) -m example_project.dev
+
+test: $(installed)
+	$(python) -m tests.run $(if $(LEGS),--only $(LEGS)) -- $(ARGS)
+
+lint: $(installed)
+	$(python) -m ruff check .
+	$(python) -m ruff format --check .
+	$(python) -m mypy
+	$(python) manage.py makemigrations --check --dry-run
+	$(python) manage.py makemigrations --check --dry-run --settings tests.settings
+
+format: $(installed)
+	$(python) -m ruff check --fix .
+	$(python) -m ruff format .
+
+migrations: $(installed)
+	$(python) manage.py makemigrations
+	$(python) manage.py makemigrations testapp --settings tests.settings
+
+# The stamp is the last thing written: an interrupted or failed installation is simply repeated.
+$(installed): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("pipeteer_django needs Python 3.11 or newer, this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12 $(MAKECMDGOALS)")'
+	$(PYTHON) -m venv --clear $(VENV)
+	$(pip) install --quiet --upgrade pip
+	$(pip) install --quiet --editable '.[dev]' '$(DJANGO)'
+	@$(pip) install --quiet --editable '.[mariadb]' '$(DJANGO)' > $(VENV)/mariadb.log 2>&1 \
+	  && $(python) -c 'import MySQLdb' 2>> $(VENV)/mariadb.log \
+	  || echo "NOTE: mysqlclient could not be installed, so MariaDB will NOT be tested. It needs a C compiler, pkg-config and MariaDB's headers (Debian: gcc pkg-config libmariadb-dev); then 'make clean'. Its output is in $(VENV)/mariadb.log."
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,5 @@
+from django.apps import AppConfig
+
+
+class ArithmeticConfig(AppConfig):
+    name = "example_project.arithmetic"

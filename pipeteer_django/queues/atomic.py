@@ -1,0 +1,164 @@
+"""Atomic activities: the body's ORM writes, its result and the removal of its entry are one transaction.
+
+Leaving `atomic()` without an exception does not mean that the body's writes are in the transaction that commits.
+Every known way to lose it is looked for afterwards and named.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+from django.db import DatabaseError, connections
+from django.db.backends.signals import connection_created
+
+from pipeteer_django.exceptions import BrokenAtomicity, LeaseLost, LostTransaction
+from pipeteer_django.pipelines.outcome import Done
+from pipeteer_django.queues.claim import Claim, plain
+from pipeteer_django.queues.database import Strategy, begin, durable, fence_stands, is_disconnect, set_fence
+from pipeteer_django.queues.settle import Settled, Ticket, settle, wake_callers
+from pipeteer_django.queues.turn import resolve, ticket_of
+
+
+@dataclass(frozen=True, slots=True)
+class _Owner:
+    """Who may write inside the transaction under way."""
+
+    using: str
+    thread: int
+    activity: str
+
+
+_owner: ContextVar[_Owner | None] = ContextVar("pipeteer_atomic_owner", default=None)
+_WRITE = re.compile(r"\s*(INSERT|UPDATE|DELETE|REPLACE|MERGE|CREATE|ALTER|DROP|TRUNCATE)\b", re.IGNORECASE)
+
+
+def run_atomic(claim: Claim, using: str, body: Callable[[], Any], commit: Strategy = durable) -> Settled:
+    """Fence, run `body`, settle its value, all in one transaction; then wake the caller in another.
+
+    Raises what the body raised, LeaseLost when the entry is no longer this claim's, LostTransaction when the body's
+    writes would not have been part of the commit. `body` returns the checked value.
+    """
+    watch_threads(using)
+    try:
+        settled = _run(claim, using, body, commit)
+    except DatabaseError as error:
+        if not is_disconnect(error):
+            raise
+        # The reply to COMMIT may be what was lost. My epoch still there means the writes are gone too.
+        settled = Settled(done=[ticket_of(claim, Done(None))])
+        if not resolve(settled, [], using, "", commit):
+            raise
+    return _after(claim, settled, using, commit)
+
+
+def _run(claim: Claim, using: str, body: Callable[[], Any], commit: Strategy) -> Settled:
+    with commit(using) as proof:
+        begin(using)
+        _fence(claim, using)
+        set_fence(using)
+        with _owned(using, claim):
+            value = body()
+        _still_whole(claim, using)
+        settled = settle([ticket_of(claim, Done(value))], using=using, now=begin(using), wait=True, parents=False)
+        if not settled.done:
+            raise LeaseLost(f"{claim.pipeline.id} {claim.key!r}: the entry was taken over while its body ran.")
+    if not proof.proved:
+        raise LostTransaction(
+            f"{claim.pipeline.id} {claim.key!r}: the transaction ended without a commit, so nothing was written. "
+            "Did the body call transaction.set_rollback() or swallow a database error?"
+        )
+    return settled
+
+
+def _after(claim: Claim, settled: Settled, using: str, commit: Strategy) -> Settled:
+    if claim.step_id is None:
+        return settled
+    try:
+        with commit(using):
+            woken = wake_callers(settled.done, using=using, now=begin(using))
+    except DatabaseError:
+        return settled  # the sweep wakes the caller
+    settled.topics |= woken.topics
+    settled.ready |= woken.ready
+    return settled
+
+
+def _fence(claim: Claim, using: str) -> None:
+    """Lock the row first: while this session lives, the lock is the lease."""
+    row = plain(claim.pipeline.Input, using).filter(id=claim.id, epoch=claim.epoch)
+    if row.select_for_update().values_list("id", flat=True).first() is None:
+        raise LeaseLost(f"{claim.pipeline.id} {claim.key!r}: another worker has taken the entry over.")
+
+
+def _still_whole(claim: Claim, using: str) -> None:
+    connection = connections[using]
+    name = f"{claim.pipeline.id} {claim.key!r}"
+    if connection.connection is None or connection.closed_in_transaction:
+        raise LostTransaction(
+            f"{name}: the database connection was closed inside the body, and its writes with it. Do not call "
+            "connection.close(), close_old_connections() or channels.db.database_sync_to_async there."
+        )
+    if connection.needs_rollback:
+        raise LostTransaction(
+            f"{name}: the transaction can only be rolled back, because the body called set_rollback(True) or caught a "
+            "database error outside its own `with transaction.atomic()`. Put the failing statement into such a block."
+        )
+    if not fence_stands(using):
+        _why_fallen(connection, name)
+
+
+def _why_fallen(connection: Any, name: str) -> None:
+    usable = connection.is_usable()
+    if usable and connection.vendor == "postgresql" and connection.connection.info.transaction_status.name == "INERROR":
+        raise LostTransaction(
+            f"{name}: the transaction was aborted by a database error that the body swallowed. "
+            "Put the failing statement into its own `with transaction.atomic()`."
+        )
+    raise BrokenAtomicity(
+        f"{name}: the body ended the transaction itself (a raw COMMIT or ROLLBACK, or DDL on MariaDB). Part of its "
+        "writes may be committed, so it is not retried: look at the data, then retry or complete it by hand."
+    )
+
+
+# Writes that would escape
+
+
+@contextmanager
+def _owned(using: str, claim: Claim) -> Iterator[None]:
+    token = _owner.set(_Owner(using, threading.get_ident(), f"{claim.pipeline.id} {claim.key!r}"))
+    try:
+        yield
+    finally:
+        _owner.reset(token)
+
+
+def watch_threads(using: str) -> None:
+    """From now on a write that an atomic body makes from another thread, outside its transaction, raises."""
+    connection_created.connect(_watch, dispatch_uid="pipeteer_django.atomic")
+    _watch(connection=connections[using])
+
+
+def _watch(*, connection: Any, **kwargs: Any) -> None:
+    if _refuse_escape not in connection.execute_wrappers:
+        connection.execute_wrappers.append(_refuse_escape)
+
+
+def _refuse_escape(execute: Any, sql: Any, params: Any, many: bool, context: Any) -> Any:
+    owner = _owner.get()
+    if (
+        owner is not None
+        and owner.thread != threading.get_ident()
+        and context["connection"].alias == owner.using
+        and _WRITE.match(str(sql))
+    ):
+        raise LostTransaction(
+            f"{owner.activity}: its atomic body wrote from another thread, outside its transaction. Use the ORM "
+            "directly or through sync_to_async; asyncio.to_thread and thread_sensitive=False leave the transaction."
+        )
+    return execute(sql, params, many, context)

@@ -1,0 +1,353 @@
+"""Everything that differs between SQLite, PostgreSQL and MariaDB, and every statement the ORM cannot write.
+
+Clock: leases are judged by the database's clock. On SQLite that is this host's. On MariaDB `Now()` follows the
+server's time zone while Django stores UTC, so `UTC_TIMESTAMP` is asked; on PostgreSQL `statement_timestamp()` moves
+within a long transaction and, unlike `clock_timestamp()`, may be used in an index condition.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+
+from django.core.exceptions import ImproperlyConfigured
+from django.db import DatabaseError, InterfaceError, OperationalError, connections, models, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.utils import timezone
+
+T = TypeVar("T")
+
+LOCK_TIMEOUT = 5
+"""Seconds an engine transaction waits for a lock (a foreign key's row, a unique key) before it is rerun."""
+
+_VENDORS = {"sqlite": "SQLite", "postgresql": "PostgreSQL", "mysql": "MariaDB"}
+_CONTENTION_STATES = {"40001", "40P01", "55P03"}
+_CONTENTION_NUMBERS = {1020, 1205, 1213}
+
+
+def refuse_unsupported(connection: BaseDatabaseWrapper) -> None:
+    """Raise ImproperlyConfigured for a database on which the promises would not hold."""
+    if connection.vendor not in _VENDORS:
+        raise ImproperlyConfigured(
+            f"pipeteer_django works on SQLite, PostgreSQL and MariaDB, not on {connection.vendor}."
+        )
+    if connection.vendor == "mysql" and not connection.mysql_is_mariadb:  # type: ignore[attr-defined]
+        raise ImproperlyConfigured(
+            "pipeteer_django does not run on MySQL: it lacks INSERT ... RETURNING, which a turn needs. Use MariaDB 10.6 or newer."
+        )
+
+
+# Time
+
+
+class DatabaseNow(models.Func):
+    """The database's clock as an expression, right on all vendors."""
+
+    output_field = models.DateTimeField()
+    arity = 0
+
+    def as_sql(self, compiler: Any, connection: Any, **kwargs: Any) -> tuple[str, list[Any]]:
+        """PostgreSQL's and MariaDB's function, or this host's time as a parameter."""
+        if connection.vendor == "postgresql":
+            return "statement_timestamp()", []
+        if connection.vendor == "mysql":
+            return "UTC_TIMESTAMP(6)", []
+        return "%s", [connection.ops.adapt_datetimefield_value(timezone.now())]
+
+
+def _aware(value: Any) -> datetime | None:
+    """A datetime as a raw cursor returns it, made aware."""
+    if value is None:
+        return None
+    if isinstance(value, str):
+        value = datetime.fromisoformat(value)
+    moment: datetime = value
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def begin(using: str) -> datetime:
+    """Call first in an engine transaction: bounds its lock waits and returns the database's time."""
+    connection = connections[using]
+    if connection.vendor == "sqlite":
+        return timezone.now()
+    with connection.cursor() as cursor:
+        if connection.vendor == "postgresql":
+            cursor.execute("SELECT statement_timestamp(), set_config('lock_timeout', %s, true)", [f"{LOCK_TIMEOUT}s"])
+        else:
+            _bound_lock_waits(connection, cursor)
+            cursor.execute("SELECT UTC_TIMESTAMP(6)")
+        moment = _aware(cursor.fetchone()[0])
+    assert moment is not None
+    return moment
+
+
+def _bound_lock_waits(connection: Any, cursor: Any) -> None:
+    """MariaDB knows no setting for one transaction, so once per connection."""
+    raw = connection.connection
+    if getattr(connection, "_pipeteer_bounded", None) is not raw:
+        cursor.execute(f"SET SESSION innodb_lock_wait_timeout = {LOCK_TIMEOUT}")
+        connection._pipeteer_bounded = raw
+
+
+# Set-based writes
+
+
+def _prepared(model: type[models.Model], columns: Sequence[str], connection: Any) -> list[Callable[[Any], Any]]:
+    fields = [model._meta.get_field(name) for name in columns]
+    return [lambda value, f=f: f.get_db_prep_save(value, connection) for f in fields]  # type: ignore[misc]
+
+
+def _columns(model: type[models.Model], names: Iterable[str], connection: Any) -> list[str]:
+    return [connection.ops.quote_name(model._meta.get_field(name).column) for name in names]  # type: ignore[union-attr]
+
+
+def insert_rows(
+    using: str,
+    model: type[models.Model],
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+    returning: Sequence[str] = (),
+) -> list[tuple[Any, ...]]:
+    """One INSERT for all rows; returns the `returning` columns of each, in no promised order."""
+    if not rows:
+        return []
+    connection = connections[using]
+    prepare = _prepared(model, columns, connection)
+    one = f"({', '.join(['%s'] * len(columns))})"
+    sql = (
+        f"INSERT INTO {connection.ops.quote_name(model._meta.db_table)} "
+        f"({', '.join(_columns(model, columns, connection))}) VALUES {', '.join([one] * len(rows))}"
+    )
+    if returning:
+        sql += f" RETURNING {', '.join(_columns(model, returning, connection))}"
+    with connection.cursor() as cursor:
+        cursor.execute(sql, [prep(value) for row in rows for prep, value in zip(prepare, row, strict=True)])
+        return list(cursor.fetchall()) if returning else []
+
+
+def update_rows(
+    using: str,
+    model: type[models.Model],
+    columns: Sequence[str],
+    rows: Mapping[int, Sequence[Any]],
+    only_where_null: Sequence[str] = (),
+) -> int:
+    """One UPDATE that gives every row (by id) values of its own; returns how many rows it changed.
+
+    With `only_where_null`, rows in which one of these columns is set are left alone.
+    """
+    if not rows:
+        return 0
+    connection = connections[using]
+    prepare = [lambda value: value, *_prepared(model, columns, connection)]
+    parameters = [prep(v) for id, row in rows.items() for prep, v in zip(prepare, (id, *row), strict=True)]
+    with connection.cursor() as cursor:
+        cursor.execute(_update_sql(connection, model, columns, len(rows), only_where_null), parameters)
+        return int(cursor.rowcount)
+
+
+def _update_sql(
+    connection: Any, model: type[models.Model], columns: Sequence[str], count: int, nulls: Sequence[str]
+) -> str:
+    table = connection.ops.quote_name(model._meta.db_table)
+    targets = _columns(model, columns, connection)
+    one = ", ".join(["%s"] * (len(columns) + 1))
+    guards = "".join(f" AND {table}.{column} IS NULL" for column in _columns(model, nulls, connection))
+    if connection.vendor == "mysql":
+        names = ", ".join(f"%s AS v{n}" for n in range(len(columns) + 1))
+        values = " UNION ALL ".join([f"SELECT {names}", *[f"SELECT {one}"] * (count - 1)])
+        sets = ", ".join(f"{table}.{column} = v.v{n}" for n, column in enumerate(targets, 1))
+        return f"UPDATE {table} JOIN ({values}) AS v ON {table}.id = v.v0 SET {sets} WHERE TRUE{guards}"
+    values = ", ".join([f"({one})"] * count)
+    if connection.vendor == "postgresql":
+        names = ", ".join(f"v{n}" for n in range(len(columns) + 1))
+        types = [model._meta.get_field(name).db_type(connection) for name in columns]
+        sets = ", ".join(f"{c} = v.v{n}::{t}" for n, (c, t) in enumerate(zip(targets, types, strict=True), 1))
+        return f"UPDATE {table} SET {sets} FROM (VALUES {values}) AS v({names}) WHERE {table}.id = v.v0{guards}"
+    sets = ", ".join(f"{column} = v.column{n + 1}" for n, column in enumerate(targets, 1))
+    return f"UPDATE {table} SET {sets} FROM (VALUES {values}) AS v WHERE {table}.id = v.column1{guards}"
+
+
+# Looking without touching
+
+
+@dataclass(slots=True)
+class Peeked:
+    """What one look at many queues saw: `due` by (pipeline id, priority), and priorities not asked about."""
+
+    now: datetime
+    due: dict[tuple[str, int], datetime] = field(default_factory=dict)
+    unknown: set[tuple[str, int]] = field(default_factory=set)
+
+
+def peek(using: str, queues: Mapping[str, tuple[type[models.Model], Sequence[int]]], held: type[models.Model]) -> Peeked:
+    """One statement for all queues: per priority the earliest `available_at`, walking the claim index.
+
+    `queues` maps a pipeline's id to its Input and the priorities known to be in use. The gaps between these are
+    probed too (a constant max() is one index lookup, a DISTINCT is not), so that a new priority is found.
+    """
+    connection = connections[using]
+    numbers = dict(enumerate(queues))
+    branches = [
+        branch for n, id in numbers.items() for branch in _peek_branches(connection, n, id, *queues[id], held)
+    ]
+    clock = {"postgresql": "statement_timestamp()", "mysql": "UTC_TIMESTAMP(6)"}.get(connection.vendor, "NULL")
+    sql = " UNION ALL ".join([f"SELECT -1, 0, {clock}", *branches])
+    with connection.cursor() as cursor:
+        cursor.execute(sql)
+        (_, _, now), *rows = sorted(cursor.fetchall(), key=lambda row: row[0])
+    peeked = Peeked(_aware(now) or timezone.now())
+    for number, priority, due in rows:
+        if due is not None:
+            peeked.due[numbers[number], priority] = _aware(due)  # type: ignore[assignment]
+        elif priority is not None and priority not in queues[numbers[number]][1]:
+            peeked.unknown.add((numbers[number], priority))
+    return peeked
+
+
+def _peek_branches(
+    connection: Any, number: int, id: str, model: type[models.Model], priorities: Sequence[int], held: type[models.Model]
+) -> list[str]:
+    table = connection.ops.quote_name(model._meta.db_table)
+    queue = connection.ops.quote_name(held._meta.db_table)
+    # Ids are checked by the registry (letters, digits, underscores), so they may stand in the text.
+    free = f"NOT EXISTS (SELECT 1 FROM {queue} WHERE pipeline = '{id}' AND held)"
+    known = sorted(priorities, reverse=True)
+    looks = [
+        f"SELECT {number}, {p}, (SELECT available_at FROM {table} WHERE priority = {p} AND available_at IS NOT NULL "
+        f"ORDER BY available_at LIMIT 1) WHERE {free}"
+        for p in known
+    ]
+    gaps = [
+        f"SELECT {number}, (SELECT MAX(priority) FROM {table} WHERE {gap}), NULL WHERE {free}" for gap in _gaps(known)
+    ]
+    if connection.vendor == "mysql":  # a WHERE needs a FROM there
+        return [branch.replace(f" WHERE {free}", f" FROM DUAL WHERE {free}") for branch in looks + gaps]
+    return looks + gaps
+
+
+def _gaps(known: Sequence[int]) -> list[str]:
+    """Conditions that together hold for every priority but the known ones (given highest first)."""
+    if not known:
+        return ["TRUE"]
+    between = [f"priority < {high} AND priority > {low}" for high, low in zip(known, known[1:], strict=False) if high - low > 1]
+    return [f"priority > {known[0]}", *between, f"priority < {known[-1]}"]
+
+
+# Transactions
+
+
+class Commit:
+    """Proof that a transaction committed: leaving `atomic()` without an exception is none."""
+
+    proved = False
+
+
+@contextmanager
+def durable(using: str) -> Any:
+    """The outermost transaction of a worker. Yields a Commit whose `proved` is set by the database's own commit."""
+    commit = Commit()
+    with transaction.atomic(using=using, durable=True):
+        # First of the hooks, and it cannot raise.
+        transaction.on_commit(lambda: setattr(commit, "proved", True), using=using)
+        yield commit
+
+
+@contextmanager
+def nested(using: str) -> Any:
+    """The same inside somebody's transaction (a TestCase): leaving the savepoint is the only proof there can be."""
+    commit = Commit()
+    with transaction.atomic(using=using):
+        yield commit
+    commit.proved = True
+
+
+Strategy = Callable[[str], AbstractContextManager[Commit]]
+
+
+FENCE = "pipeteer_fence"
+
+
+def set_fence(using: str) -> None:
+    """Mark the transaction with a savepoint of a known name: it dies with the transaction, whoever ends it."""
+    if connections[using].features.uses_savepoints:
+        with connections[using].cursor() as cursor:
+            cursor.execute(f"SAVEPOINT {FENCE}")
+
+
+def fence_stands(using: str) -> bool:
+    """Whether this is still the transaction in which `set_fence` was called (raw COMMIT and DDL end it silently)."""
+    try:
+        with connections[using].cursor() as cursor:
+            cursor.execute(f"RELEASE SAVEPOINT {FENCE}")
+    except DatabaseError:
+        return False
+    return True
+
+
+# Errors
+
+
+def is_contention(error: BaseException) -> bool:
+    """Deadlock, serialization failure, lock timeout: the transaction is gone, rerunning it is right."""
+    cause = error.__cause__
+    if getattr(cause, "sqlstate", None) in _CONTENTION_STATES:
+        return True
+    if cause is not None and cause.args and cause.args[0] in _CONTENTION_NUMBERS:
+        return True
+    return isinstance(error, OperationalError) and "database is locked" in str(error)
+
+
+def is_disconnect(error: BaseException) -> bool:
+    """The server or the network went away; nothing is known about a COMMIT that was under way."""
+    return isinstance(error, (OperationalError, InterfaceError)) and not is_contention(error)
+
+
+def from_now(now: datetime, seconds: float) -> datetime:
+    """`now` plus seconds, bounded so that no database's calendar ends."""
+    return now + timedelta(seconds=min(seconds, 3.0e9))
+
+
+# Sessions
+
+
+def session_id(using: str) -> int | None:
+    """The server's name for this thread's connection; None on SQLite."""
+    connection: Any = connections[using]
+    if connection.vendor == "postgresql":
+        return int(connection.connection.info.backend_pid)
+    return int(connection.connection.thread_id()) if connection.vendor == "mysql" else None
+
+
+def end_session(using: str, session: int) -> None:
+    """Let the server end another of our connections: its transaction rolls back and its locks are free."""
+    connection = connections[using]
+    sql = "SELECT pg_terminate_backend(%s)" if connection.vendor == "postgresql" else "KILL CONNECTION %s"
+    with connection.cursor() as cursor:
+        cursor.execute(sql, [session])
+
+
+def tidy() -> None:
+    """Before and after each unit of work on a worker's thread: replace connections that are broken.
+
+    Not Django's `close_old_connections`: with CONN_MAX_AGE at its default that would reconnect for every entry.
+    """
+    for connection in connections.all(initialized_only=True):
+        if connection.in_atomic_block:
+            continue
+        if not connection.settings_dict["CONN_MAX_AGE"]:
+            connection.close_at = None
+        connection.close_if_unusable_or_obsolete()
+        connection.health_check_enabled = _rested(connection)
+
+
+def _rested(connection: Any) -> bool:
+    """Whether the connection was idle so long that somebody may have dropped it."""
+    now = time.monotonic()
+    last = getattr(connection, "_pipeteer_used", now)
+    connection._pipeteer_used = now
+    return bool(now - last > 5)

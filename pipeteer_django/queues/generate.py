@@ -1,0 +1,84 @@
+"""Every pipeline gets its models here, in one visible pass while Django loads models.
+
+The models carry the function's `__module__`, so they belong to the user's app: `makemigrations shop` writes them into
+`shop/migrations`. (django-simple-history generates its models in the same way.)
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, Literal
+
+from django.apps import apps
+from django.db import models
+from django.db.models.signals import post_save
+
+from pipeteer_django.exceptions import DefinitionError
+from pipeteer_django.pipelines.pipeline import Pipeline
+from pipeteer_django.pipelines.registry import place, registry
+from pipeteer_django.queues.fields import field_for
+from pipeteer_django.queues.guards import announce
+from pipeteer_django.queues.models import Input, Message, Output, Step
+
+
+def generate() -> None:
+    """Make and attach the models of all pipelines that have none, then close the registry."""
+    for pipeline in registry:
+        if not pipeline.attached:
+            pipeline.attach(**_models(pipeline))
+    registry.seal()
+
+
+def _models(pipeline: Pipeline[Any, Any]) -> dict[str, Any]:
+    made = {
+        "Input": _model(pipeline, Input, unique=("key",), pipeline=pipeline, value=_value(pipeline, "input")),
+        "Output": _model(pipeline, Output, pipeline=pipeline, value=_value(pipeline, "output")),
+    }
+    if pipeline.kind == "workflow":
+        made["Step"] = _model(pipeline, Step, unique=("run_id", "branch", "index"))
+        made["Message"] = _model(pipeline, Message)
+    post_save.connect(announce, sender=made["Input"], dispatch_uid=f"pipeteer_django.{pipeline.id}")
+    return made
+
+
+def _value(pipeline: Pipeline[Any, Any], role: Literal["input", "output"]) -> models.Field[Any, Any]:
+    return field_for(getattr(pipeline, role), pipeline_id=pipeline.id, role=role)
+
+
+def _model(
+    of: Pipeline[Any, Any], base: type[models.Model], unique: tuple[str, ...] = (), **attributes: Any
+) -> type[models.Model]:
+    name = f"{_camel(of.id)}{base.__name__}"
+    label = _app_label(of)
+    if name.lower() in apps.all_models[label]:
+        raise DefinitionError(
+            f"{place(of.function)}: its model would be called {name}, which the app {label!r} already has. "
+            f"Give the pipeline another id: @pipeteer.{of.kind}(id=...)."
+        )
+    meta = type("Meta", (base.Meta,), {"abstract": False, "app_label": label} | _names(of, base, name, unique))  # type: ignore[attr-defined]
+    return type(name, (base,), {"__module__": of.function.__module__, "Meta": meta, **attributes})
+
+
+def _names(pipeline: Pipeline[Any, Any], base: type[models.Model], name: str, unique: tuple[str, ...]) -> dict[str, Any]:
+    readable = pipeline.id.replace("_", " ")
+    plural = {"Input": "inputs", "Output": "outputs", "Step": "steps", "Message": "messages"}[base.__name__]
+    names: dict[str, Any] = {"verbose_name": f"{readable} {base.__name__.lower()}", "verbose_name_plural": f"{readable} {plural}"}
+    if unique:
+        # Short enough for every database, and the same for every app label.
+        digest = hashlib.sha256(f"{pipeline.id} {name}".encode()).hexdigest()[:8]
+        names["constraints"] = [models.UniqueConstraint(fields=unique, name=f"{name[:20].lower()}_{digest}")]
+    return names
+
+
+def _camel(id: str) -> str:
+    return "".join(part[:1].upper() + part[1:] for part in id.split("_"))
+
+
+def _app_label(pipeline: Pipeline[Any, Any]) -> str:
+    config = apps.get_containing_app_config(pipeline.function.__module__)
+    if config is None:
+        raise DefinitionError(
+            f"{place(pipeline.function)} is in no installed app, so its tables would belong nowhere. "
+            "Add the app to INSTALLED_APPS, or move the function into one that is."
+        )
+    return config.label

@@ -1,0 +1,146 @@
+"""A row belongs to two worlds, users' ORM code and the engine: this is what keeps the first from harming the second."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from django.core.exceptions import ValidationError
+from django.db import models, router
+from django.db.models.signals import post_save, pre_save
+
+from pipeteer_django.exceptions import EngineColumn, EntryChanged, InvalidValue
+from pipeteer_django.pipelines.pipeline import Pipeline
+from pipeteer_django.queues.claim import plain
+from pipeteer_django.queues.hints import enqueued, wake_on_commit
+from pipeteer_django.queues.people import edited
+
+USER_COLUMNS = ("key", "value", "output", "priority", "available_at")
+
+_CHILD_KEY = re.compile(r"[A-Za-z][A-Za-z0-9_]*:\d+:\d+:\d+")
+
+
+def refuse_engine_columns(names: Iterable[str]) -> None:
+    """Raise EngineColumn if one of these columns is not the user's to write."""
+    for name in names:
+        if name.removesuffix("_id") not in USER_COLUMNS and name not in USER_COLUMNS:
+            raise EngineColumn(
+                f"{name} belongs to the engine. Users write {', '.join(USER_COLUMNS)}; "
+                "use .retry(), .release(), .restart() or .delete() to move an entry."
+            )
+
+
+def check_entry(entry: Any) -> None:
+    """Raise InvalidValue for a key that only a workflow's child may have, or a priority out of range."""
+    if not entry.caller and _CHILD_KEY.fullmatch(str(entry.key)):
+        raise InvalidValue(f"key {entry.key!r} looks like a workflow's child (<workflow>:<run>:<branch>:<step>). Choose another.")
+    if not isinstance(entry.priority, models.Expression) and not -100 <= int(entry.priority) <= 100:
+        raise InvalidValue(f"priority {entry.priority} is out of range: -100 to 100, higher first.")
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    epoch: int
+    available_at: Any
+
+
+class GuardedModel(models.Model):
+    """A model whose `save()` writes only the user's columns, and only if the row is still as it was loaded."""
+
+    pipeline: ClassVar[Pipeline[Any, Any]]
+    _loaded: _Loaded | None = None
+
+    class Meta:
+        abstract = True
+
+    @classmethod
+    def from_db(cls, db: str | None, field_names: Collection[str], values: Collection[Any]) -> Any:
+        """Remember the epoch under which the row was read."""
+        entry = super().from_db(db, field_names, values)
+        entry._remember()
+        return entry
+
+    def refresh_from_db(self, *args: Any, **kwargs: Any) -> None:
+        """Read the row again, and with it the right to save."""
+        super().refresh_from_db(*args, **kwargs)
+        self._remember()
+
+    def _remember(self) -> None:
+        read = self.__dict__
+        self._loaded = _Loaded(read["epoch"], read.get("available_at")) if "epoch" in read else None
+
+    def clean(self) -> None:
+        """The checks of `save()`, as a form sees them."""
+        super().clean()
+        try:
+            check_entry(self)
+        except InvalidValue as error:
+            raise ValidationError(str(error)) from error
+
+    def save(
+        self,
+        force_insert: Any = False,
+        force_update: bool = False,
+        using: str | None = None,
+        update_fields: Iterable[str] | None = None,
+    ) -> None:
+        """Insert a new entry, or edit one that nobody has moved since it was loaded (else EntryChanged)."""
+        check_entry(self)
+        if self._state.adding:
+            # Forced: Django would otherwise try an UPDATE of whatever row has this id.
+            super().save(force_insert=True, using=using)
+            self._remember()
+        else:
+            self._edit(using or router.db_for_write(type(self), instance=self), update_fields)
+
+    def _edit(self, using: str, update_fields: Iterable[str] | None) -> None:
+        names = list(USER_COLUMNS if update_fields is None else update_fields)
+        refuse_engine_columns(names)
+        columns = {name.removesuffix("_id") if name == "value_id" else name for name in names} - self._deferred()
+        if not columns:
+            return
+        pre_save.send(type(self), instance=self, raw=False, using=using, update_fields=frozenset(names))
+        self._compare_and_set(using, {name: self._column(name) for name in columns if self._touched(name)})
+        post_save.send(
+            type(self), instance=self, created=False, raw=False, using=using, update_fields=frozenset(names)
+        )
+
+    def _deferred(self) -> set[str]:
+        return {name.removesuffix("_id") for name in self.get_deferred_fields() if name.startswith("value")} | set(
+            self.get_deferred_fields()
+        )
+
+    def _column(self, name: str) -> Any:
+        return getattr(self, type(self)._meta.get_field(name).attname)  # type: ignore[union-attr]
+
+    def _touched(self, name: str) -> bool:
+        return name != "available_at" or self._loaded is None or self.available_at != self._loaded.available_at  # type: ignore[attr-defined]
+
+    def _compare_and_set(self, using: str, values: dict[str, Any]) -> None:
+        if self._loaded is None:
+            raise EntryChanged(f"{self}: loaded without its epoch, so it cannot be saved safely. Do not defer epoch.")
+        row = plain(type(self), using).filter(pk=self.pk)
+        if not row.filter(epoch=self._loaded.epoch).update(**edited(values)):
+            raise EntryChanged(
+                f"{self.pipeline.id} {self}: it was claimed, settled, edited or deleted since it was loaded. "
+                "Nothing was written; load it again."
+            )
+        engine = ("epoch", "attempt", "available_at", "reserved_by")
+        for name, current in zip(engine, row.values_list(*engine).get(), strict=True):
+            setattr(self, name, current)
+        self._remember()
+
+    def delete(self, using: str | None = None, keep_parents: bool = False) -> tuple[int, dict[str, int]]:
+        """Take the entry out of its queue through the settle door: a caller gets StepFailed."""
+        manager: Any = type(self)._default_manager
+        count: tuple[int, dict[str, int]] = manager.using(using or self._state.db).filter(pk=self.pk).delete()
+        return count
+
+
+def announce(sender: Any, instance: Any, created: bool, using: str, **kwargs: Any) -> None:
+    """Receiver of post_save: whatever way an entry was written, fixtures included, its workers hear of it."""
+    wake_on_commit(using, sender.pipeline.id)
+    if created:
+        enqueued(using, sender.pipeline, [instance.key])

@@ -1,0 +1,49 @@
+"""Wake-ups leave on commit, once per topic and transaction, and never on rollback."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from django.db import connections, transaction
+
+from pipeteer_django.pipelines.pipeline import Pipeline
+from pipeteer_django.signals import entry_enqueued
+from pipeteer_django.wakeups import publish
+
+
+def wake_on_commit(using: str, *topics: str) -> None:
+    """Publish these topics when the transaction commits (now, where there is none)."""
+    for topic in topics:
+        # Registered per write: a savepoint that rolls back takes only its own registrations with it.
+        transaction.on_commit(_once(_batch(using), topic), using=using, robust=True)
+
+
+def _batch(using: str) -> set[str]:
+    """The topics already sent for the transaction under way.
+
+    A set that is not empty belongs to a transaction that has committed, so a new one begins; one that belongs to a
+    transaction that rolled back is still empty and can be used again.
+    """
+    connection: Any = connections[using]
+    batch: set[str] | None = getattr(connection, "_pipeteer_sent", None)
+    if batch is None or batch:
+        batch = connection._pipeteer_sent = set()
+    return batch
+
+
+def _once(sent: set[str], topic: str) -> Callable[[], None]:
+    def send() -> None:
+        if topic not in sent:
+            sent.add(topic)
+            publish(topic)
+
+    return send
+
+
+def enqueued(using: str, pipeline: Pipeline[Any, Any], keys: list[str]) -> None:
+    """Send `entry_enqueued` when the transaction commits, if anybody listens."""
+    if entry_enqueued.has_listeners(pipeline):
+        transaction.on_commit(
+            lambda: entry_enqueued.send_robust(sender=pipeline, keys=keys) and None, using=using, robust=True
+        )

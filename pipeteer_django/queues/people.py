@@ -1,0 +1,108 @@
+"""What people and application code do to entries: through the same settle door, waiting for locks, in their transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from django.db import models, transaction
+from django.db.models import Case, F, Q, QuerySet, When
+
+from pipeteer_django.pipelines.outcome import Done, Failure, Outcome
+from pipeteer_django.pipelines.pipeline import Pipeline
+from pipeteer_django.queues.claim import plain
+from pipeteer_django.queues.database import DatabaseNow, begin
+from pipeteer_django.queues.deliver import cancel_open
+from pipeteer_django.queues.hints import wake_on_commit
+from pipeteer_django.queues.settle import Removed, Settled, Ticket, settle
+
+_CHUNK = 500
+
+RESERVED = ~Q(reserved_by="")
+
+
+def push(pipeline: Pipeline[Any, Any], using: str, key: str, value: Any) -> bool:
+    """Complete an entry by hand. Of several callers one wins; the others, and a key that is not there, get False."""
+    checked = pipeline.output.check(value)
+    with transaction.atomic(using=using):
+        ids = list(plain(pipeline.Input, using).filter(key=key).values_list("id", flat=True))
+        return bool(_settle(pipeline, using, ids, lambda: Done(checked)).done)
+
+
+def remove(pipeline: Pipeline[Any, Any], using: str, ids: Iterable[int]) -> int:
+    """Take entries out of their queue, with all they had outstanding; callers get StepFailed. Returns how many."""
+    failure = Failure("Deleted", "the entry was deleted from its queue", "")
+    with transaction.atomic(using=using):
+        return len(_settle(pipeline, using, list(ids), lambda: Removed(failure)).done)
+
+
+def _settle(
+    pipeline: Pipeline[Any, Any], using: str, ids: Sequence[int], outcome: Callable[[], Outcome | Removed]
+) -> Settled:
+    everything = Settled()
+    for start in range(0, len(ids), _CHUNK):
+        rows = plain(pipeline.Input, using).filter(id__in=ids[start : start + _CHUNK])
+        tickets = [
+            Ticket(pipeline, id, None, outcome(), caller=caller, step_id=step_id)
+            for id, caller, step_id in rows.values_list("id", "caller", "step_id")
+        ]
+        settled = settle(tickets, using=using, now=begin(using), wait=True)
+        wake_on_commit(using, *sorted(settled.topics))
+        everything.done += settled.done
+    return everything
+
+
+def restart(pipeline: Pipeline[Any, Any], using: str, ids: Sequence[int]) -> int:
+    """Run workflows again from their beginning, on a new branch; what the old one had outstanding is cancelled."""
+    with transaction.atomic(using=using):
+        now = begin(using)
+        rows = plain(pipeline.Input, using).filter(id__in=ids)
+        locked = list(rows.order_by("id").select_for_update().values_list("id", flat=True))
+        cancel_open(using, pipeline.id, locked, now)
+        restarted = rows.filter(id__in=locked).update(
+            branch=F("branch") + 1, started_at=None, error="", **_fresh(), reserved_by=""
+        )
+        wake_on_commit(using, pipeline.id)
+    return restarted
+
+
+def retry(rows: QuerySet[Any]) -> int:
+    """Let failed entries run again. A condition of the UPDATE itself, so that two people cannot both do it."""
+    return rows.filter(failed_at__isnull=False).update(**_fresh(), reserved_by="")
+
+
+def release(rows: QuerySet[Any]) -> int:
+    """Take running entries away from their workers, whose results will be refused; the attempt does not count."""
+    freed = _fresh() | {"attempt": Case(When(attempt__gt=0, then=F("attempt") - 1), default=F("attempt"))}
+    return rows.filter(RESERVED).update(**freed, reserved_by="")
+
+
+def _fresh() -> dict[str, Any]:
+    return {
+        "epoch": F("epoch") + 1,
+        "available_at": DatabaseNow(),
+        "attempt": 0,
+        "crashes": 0,
+        "suspended": False,
+        "failed_at": None,
+    }
+
+
+def edited(values: dict[str, Any]) -> dict[str, Any]:
+    """The whole UPDATE for a user's edit of `values`: it moves the row, and releases it where it is reserved.
+
+    The order matters: MariaDB assigns from left to right, and all conditions look at reserved_by.
+    """
+    available_at: Any = F("available_at")
+    if "available_at" in values:
+        settled_elsewhere = Q(suspended=True) | Q(failed_at__isnull=False)
+        given = values["available_at"]
+        moment = given if hasattr(given, "resolve_expression") else models.Value(given, models.DateTimeField(null=True))
+        available_at = Case(When(settled_elsewhere, then=F("available_at")), default=moment)
+    return {
+        **values,
+        "attempt": Case(When(RESERVED & Q(attempt__gt=0), then=F("attempt") - 1), default=F("attempt")),
+        "available_at": Case(When(RESERVED, then=DatabaseNow()), default=available_at),
+        "epoch": F("epoch") + 1,
+        "reserved_by": "",
+    }

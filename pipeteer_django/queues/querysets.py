@@ -1,0 +1,273 @@
+"""The verbs of a queue, on the managers and QuerySets of its models."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import Any, NoReturn
+
+from asgiref.sync import sync_to_async
+from django.db import IntegrityError, models, router, transaction
+from django.db.models import Q
+from django.utils import timezone
+
+from pipeteer_django.exceptions import DuplicateKey, EngineColumn, EntryChanged, RunGone
+from pipeteer_django.pipelines.pipeline import Pipeline
+from pipeteer_django.queues import people
+from pipeteer_django.queues.available import Soon
+from pipeteer_django.queues.claim import plain
+from pipeteer_django.queues.database import DatabaseNow
+from pipeteer_django.queues.guards import check_entry, refuse_engine_columns
+from pipeteer_django.queues.hints import enqueued, wake_on_commit
+from pipeteer_django.queues.results import Run
+
+
+class InputQuerySet(models.QuerySet[Any]):
+    """Entries of one queue. The states are exact: each entry is in one of them, or about to be claimed again."""
+
+    @property
+    def _pipeline(self) -> Pipeline[Any, Any]:
+        pipeline: Pipeline[Any, Any] = self.model.pipeline
+        return pipeline
+
+    @property
+    def _alias(self) -> str:
+        return self._db or router.db_for_write(self.model)
+
+    # States
+
+    def ready(self) -> InputQuerySet:
+        """Claimable now; an entry whose worker died is, once its lease is over."""
+        return self.filter(available_at__lte=DatabaseNow())
+
+    def running(self) -> InputQuerySet:
+        """Claimed by a worker, lease not over."""
+        return self.filter(~Q(reserved_by=""), available_at__gt=DatabaseNow())
+
+    def waiting(self) -> InputQuerySet:
+        """Workflows asleep until an event arrives."""
+        return self.filter(Q(available_at=None) | Q(available_at__gt=DatabaseNow()), suspended=True)
+
+    def scheduled(self) -> InputQuerySet:
+        """Due later: delayed, or between two attempts."""
+        return self.filter(reserved_by="", suspended=False, available_at__gt=DatabaseNow())
+
+    def failed(self) -> InputQuerySet:
+        """Given up; they stay until a person acts."""
+        return self.filter(failed_at__isnull=False)
+
+    # Moving entries
+
+    def retry(self) -> int:
+        """Let the failed ones run again, from a first attempt. Returns how many."""
+        return self._moved(people.retry(self._engine()))
+
+    def release(self) -> int:
+        """Take the running ones away from their workers; the attempt does not count. Returns how many."""
+        return self._moved(people.release(self._engine()))
+
+    def restart(self) -> int:
+        """Run workflows again from the beginning. Returns how many."""
+        return people.restart(self._pipeline, self._alias, list(self.values_list("pk", flat=True)))
+
+    def _engine(self) -> models.QuerySet[Any]:
+        """The same rows, without the guards: by subquery-free id list where the query is more than a filter."""
+        engine = plain(self.model, self._alias)
+        engine.query = self.query.chain()
+        return engine
+
+    def _moved(self, count: int) -> int:
+        if count:
+            wake_on_commit(self._alias, self._pipeline.id)
+        return count
+
+    def update(self, **values: Any) -> int:
+        """Edit users' columns of all these entries; engine columns raise EngineColumn, misfits InvalidValue.
+
+        Each entry's epoch moves on, and a running one is released with its attempt not counted. `available_at` of
+        a waiting or failed entry stays as it is.
+        """
+        refuse_engine_columns(values)
+        return self._moved(self._engine().update(**people.edited(values)))
+
+    update.alters_data = True  # type: ignore[attr-defined]
+
+    def delete(self) -> tuple[int, dict[str, int]]:
+        """Take entries out of the queue through the settle door: callers get StepFailed."""
+        removed = people.remove(self._pipeline, self._alias, list(self.values_list("pk", flat=True)))
+        return removed, {self.model._meta.label: removed} if removed else {}
+
+    delete.alters_data = True  # type: ignore[attr-defined]
+    delete.queryset_only = True  # type: ignore[attr-defined]
+
+    def bulk_create(self, objs: Iterable[Any], *args: Any, **kwargs: Any) -> list[Any]:
+        """Enqueue many, with few statements; `update_conflicts` would overwrite what is running and is refused."""
+        if kwargs.get("update_conflicts"):
+            raise EngineColumn("bulk_create(update_conflicts=True) on a queue would overwrite claimed entries.")
+        entries = list(objs)
+        for entry in entries:
+            check_entry(entry)
+        created = super().bulk_create(entries, *args, **kwargs)
+        wake_on_commit(self._alias, self._pipeline.id)
+        enqueued(self._alias, self._pipeline, [entry.key for entry in created])
+        return created
+
+    def bulk_update(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refused: it would write over entries that moved since they were loaded."""
+        raise EngineColumn("bulk_update on a queue cannot see what moved meanwhile. Use update(), or save() each entry.")
+
+
+class InputManager(models.Manager.from_queryset(InputQuerySet)):  # type: ignore[misc]
+    """`quad.Input.objects`: ways to put entries in and to hear of their results."""
+
+    @property
+    def _pipeline(self) -> Pipeline[Any, Any]:
+        pipeline: Pipeline[Any, Any] = self.model.pipeline
+        return pipeline
+
+    @property
+    def _alias(self) -> str:
+        return self._db or router.db_for_write(self.model)
+
+    def enqueue(
+        self,
+        value: Any = None,
+        *,
+        key: str | None = None,
+        output: str = "output",
+        delay: timedelta | None = None,
+        run_after: datetime | None = None,
+        priority: int = 0,
+        existing: bool = False,
+    ) -> Run:
+        """See Pipeline.enqueue."""
+        entry = self._entry(value, key=key, output=output, available_at=_moment(delay, run_after), priority=priority)
+        try:
+            # Inside a transaction a failed INSERT would spoil it (PostgreSQL), so a savepoint; alone it needs none.
+            if transaction.get_connection(self._alias).in_atomic_block:
+                with transaction.atomic(using=self._alias):
+                    entry.save(using=self._alias)
+            else:
+                entry.save(using=self._alias)
+        except IntegrityError as error:
+            return self._duplicate(entry.key, existing, error)
+        return self._run(entry)
+
+    async def aenqueue(self, value: Any = None, **options: Any) -> Run:
+        """`enqueue` for async code."""
+        return await sync_to_async(self.enqueue)(value, **options)
+
+    def enqueue_many(self, values: Iterable[Any], *, output: str = "output", priority: int = 0) -> list[Run]:
+        """See Pipeline.enqueue_many."""
+        entries = [self._entry(value, key=None, output=output, priority=priority) for value in values]
+        queryset: Any = self.get_queryset()
+        return [self._run(entry) for entry in queryset.bulk_create(entries, batch_size=1000)]
+
+    def _entry(self, value: Any, *, key: str | None, **columns: Any) -> Any:
+        attribute = self.model._meta.get_field("value").attname  # type: ignore[union-attr]
+        stored = self._pipeline.input.to_stored(self._pipeline.input.check(value)) if attribute != "value" else value
+        return self.model(**{attribute: stored}, key=str(uuid.uuid4()) if key is None else key, **columns)
+
+    def _duplicate(self, key: str, existing: bool, error: IntegrityError) -> Run:
+        there = plain(self.model, self._alias).filter(key=key).first()
+        if there is None:
+            raise error
+        if existing:
+            return self._run(there)
+        raise DuplicateKey(
+            f"{self._pipeline.id} already has an entry {key!r} (run {there.pk}). "
+            "Choose another key, or pass existing=True to get the run that is there."
+        ) from error
+
+    def _run(self, entry: Any) -> Run:
+        return Run(self._pipeline, entry.pk, entry.key, entry.output, self._alias)
+
+    # Results
+
+    def run(self, key: str, output: str | None = None) -> Run:
+        """The newest run of `key`, in the queue or finished; raises RunGone where there never was one."""
+        waiting = plain(self.model, self._alias).filter(key=key).order_by("-id").values_list("id", "output").first()
+        outputs = plain(self._pipeline.Output, self._alias).filter(key=key)
+        if output is not None:
+            outputs = outputs.filter(output=output)
+        finished = outputs.order_by("-run_id").values_list("run_id", "output").first()
+        newest = max(filter(None, (waiting, finished)), default=None)
+        if newest is None:
+            raise RunGone(f"{self._pipeline.id} has no run under the key {key!r}.")
+        return Run(self._pipeline, newest[0], key, newest[1], self._alias)
+
+    def result(self, key: str, *, timeout: float | None = None, output: str | None = None) -> Any:
+        """See Pipeline.result."""
+        return self.run(key, output).result(timeout=timeout)
+
+    async def aresult(self, key: str, *, timeout: float | None = None, output: str | None = None) -> Any:
+        """`result` for async code."""
+        run = await sync_to_async(self.run)(key, output)
+        return await run.aresult(timeout=timeout)
+
+    def push(self, key: str, value: Any) -> bool:
+        """See Task.push; works for any pipeline: the entry is completed by hand."""
+        return people.push(self._pipeline, self._alias, key, value)
+
+    async def apush(self, key: str, value: Any) -> bool:
+        """`push` for async code."""
+        return await sync_to_async(self.push)(key, value)
+
+    # Looking
+
+    def notify(self) -> None:
+        """Wake this pipeline's workers, once the transaction commits."""
+        wake_on_commit(self._alias, self._pipeline.id)
+
+    def items(self) -> Iterator[tuple[str, Any]]:
+        """(key, value) of everything in the queue, in order of arrival."""
+        for entry in self.get_queryset().order_by("id").iterator():
+            yield entry.key, entry.value
+
+    def step(self, key: str) -> int | None:
+        """The number of the newest step of the entry `key`, or None."""
+        run = plain(self.model, self._alias).filter(key=key).values_list("id", "branch").first()
+        if run is None:
+            return None
+        steps = plain(self._pipeline.Step, self._alias).filter(run_id=run[0], branch=run[1])  # type: ignore[attr-defined]
+        newest: int | None = steps.order_by("-index").values_list("index", flat=True).first()
+        return newest
+
+
+def _moment(delay: timedelta | None, run_after: datetime | None) -> datetime:
+    if delay is not None and run_after is not None:
+        raise ValueError("Give delay or run_after, not both.")
+    if delay is not None and delay < timedelta(0):
+        raise ValueError(f"delay must not be negative, got {delay}.")
+    return run_after or Soon.after(delay or timedelta(0))
+
+
+class OutputQuerySet(models.QuerySet[Any]):
+    """Results of one pipeline."""
+
+    @contextmanager
+    def consume(self, output: str = "output") -> Iterator[Any]:
+        """The oldest unconsumed row of `output`, locked, or None. Consumed if the block succeeds."""
+        using = self._db or router.db_for_write(self.model)
+        with transaction.atomic(using=using):
+            rows = plain(self.model, using).filter(output=output, consumed_at=None)
+            entry = rows.order_by("id").select_for_update(skip_locked=True).first()
+            yield entry
+            if entry is not None:
+                entry.consumed_at = timezone.now()
+                if not rows.filter(pk=entry.pk).update(consumed_at=entry.consumed_at):
+                    raise EntryChanged(f"{entry}: the output was consumed or deleted while the block ran.")
+
+
+class AllOutputs(models.Manager.from_queryset(OutputQuerySet)):  # type: ignore[misc]
+    """`quad.Output.everything`: consumed ones too (what the admin and dumpdata see)."""
+
+
+class UnconsumedOutputs(AllOutputs):
+    """`quad.Output.objects`: what nobody has consumed yet."""
+
+    def get_queryset(self) -> Any:
+        """Hide what was consumed."""
+        return super().get_queryset().filter(consumed_at=None)

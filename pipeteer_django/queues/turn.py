@@ -1,0 +1,181 @@
+"""A turn: one transaction that settles what finished and claims into the free slots."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from django.db import DatabaseError, DataError, IntegrityError, InterfaceError, OperationalError, connections
+
+from pipeteer_django.pipelines.outcome import Failure, Outcome, Parked
+from pipeteer_django.pipelines.pipeline import Pipeline
+from pipeteer_django.pipelines.registry import registry
+from pipeteer_django.queues.claim import Claim, claim, plain
+from pipeteer_django.queues.database import Strategy, begin, durable, is_contention
+from pipeteer_django.queues.settle import Settled, Ticket, settle
+
+logger = logging.getLogger("pipeteer_django.turn")
+
+Target = tuple[Pipeline[Any, Any], int]
+"""A pipeline and one of its priorities."""
+
+_RERUNS = 8
+
+
+@dataclass(slots=True)
+class Appetite:
+    """What a worker would like to claim."""
+
+    worker: str
+    slots: int = 0
+    alone: bool = True
+    """Nothing that this process runs could be harmed by an entry that kills it."""
+    targets: Sequence[Target] = ()
+    serves: frozenset[str] = frozenset()
+    """Ids of pipelines that may be claimed as soon as this turn made work for them."""
+
+
+@dataclass(slots=True)
+class Turn:
+    """What a turn did; valid only once it is known to have committed."""
+
+    settled: Settled = field(default_factory=Settled)
+    claims: list[Claim] = field(default_factory=list)
+    emptied: set[tuple[str, int]] = field(default_factory=set)
+    """Targets that had less than was asked for."""
+    suspect_waits: bool = False
+
+
+def ticket_of(claim: Claim, outcome: Outcome) -> Ticket:
+    """The right to settle a claim with this outcome."""
+    return Ticket(claim.pipeline, claim.id, claim.epoch, outcome, claim.deliveries, claim.caller, claim.step_id)
+
+
+def take_turn(tickets: Sequence[Ticket], appetite: Appetite, *, using: str, commit: Strategy = durable) -> Turn:
+    """Settle and claim in one transaction, rerun on contention; a value the database refuses parks its entry alone.
+
+    Raises OperationalError or InterfaceError when the database is gone and nothing was committed: keep the tickets
+    and come again.
+    """
+    try:
+        return _rerun(tickets, appetite, using, commit)
+    except (IntegrityError, DataError) as error:
+        if not tickets:
+            raise
+        return _one_by_one(tickets, error, using, commit)
+
+
+def _rerun(tickets: Sequence[Ticket], appetite: Appetite, using: str, commit: Strategy) -> Turn:
+    for number in range(_RERUNS):
+        try:
+            return _proved(tickets, appetite, using, commit)
+        except DatabaseError as error:
+            if not is_contention(error) or number == _RERUNS - 1:
+                raise
+            time.sleep(random.uniform(0.2, 1.0) * 0.01 * 2**number)
+    raise AssertionError("unreachable")
+
+
+def _proved(tickets: Sequence[Ticket], appetite: Appetite, using: str, commit: Strategy) -> Turn:
+    turn = Turn()
+    try:
+        with commit(using) as proof:
+            _do(turn, tickets, appetite, using)
+    except (OperationalError, InterfaceError) as error:
+        if is_contention(error) or not resolve(turn.settled, turn.claims, using, appetite.worker, commit):
+            raise
+        return turn
+    if not proof.proved:
+        raise OperationalError("The turn's transaction ended without a commit.")
+    return turn
+
+
+def _do(turn: Turn, tickets: Sequence[Ticket], appetite: Appetite, using: str) -> None:
+    now = begin(using)
+    if tickets:
+        turn.settled = settle(tickets, using=using, now=now)
+    targets = _with_new_work(appetite, turn.settled)
+    left = appetite.slots
+    for number, (pipeline, priority) in enumerate(targets):
+        if left <= 0 or turn.suspect_waits:
+            break
+        share = -(-left // (len(targets) - number))
+        got = claim(
+            pipeline, using, priority=priority, limit=share, now=now, worker=appetite.worker,
+            alone=appetite.alone and not turn.claims,
+        )  # fmt: skip
+        turn.claims += got.claims
+        turn.suspect_waits = got.suspect_first
+        left -= len(got.claims)
+        if got.emptied:
+            turn.emptied.add((pipeline.id, priority))
+        if any(entry.crashes for entry in got.claims):
+            break  # it runs alone
+
+
+def _with_new_work(appetite: Appetite, settled: Settled) -> list[Target]:
+    from_settling = {(id, priority) for id, priority in settled.ready if id in appetite.serves}
+    known = {(pipeline.id, priority) for pipeline, priority in appetite.targets}
+    return [*appetite.targets, *((registry.find(id), priority) for id, priority in sorted(from_settling - known))]
+
+
+def _one_by_one(tickets: Sequence[Ticket], error: DatabaseError, using: str, commit: Strategy) -> Turn:
+    """Find the culprit of an integrity or data error: everyone else settles, it parks with the database's words."""
+    if len(tickets) == 1:
+        (ticket,) = tickets
+        if isinstance(ticket.outcome, Parked):
+            raise error
+        parked = Ticket(ticket.pipeline, ticket.id, ticket.epoch, Parked(Failure.of(error)))
+        return take_turn([parked], Appetite(""), using=using, commit=commit)
+    together = Turn()
+    for ticket in tickets:
+        _merge(together.settled, take_turn([ticket], Appetite(""), using=using, commit=commit).settled)
+    return together
+
+
+def _merge(into: Settled, more: Settled) -> None:
+    into.done += more.done
+    into.lost += more.lost
+    into.later += more.later
+    into.topics |= more.topics
+    into.ready |= more.ready
+    into.dropped += more.dropped
+
+
+# A COMMIT whose reply was lost
+
+
+def resolve(settled: Settled, claims: Sequence[Claim], using: str, worker: str, commit: Strategy = durable) -> bool:
+    """Whether a transaction whose COMMIT raised did commit: a locking read on a fresh connection tells.
+
+    A row that still has the epoch its ticket held was not settled. Anything else was, by that transaction or by
+    somebody who has it now; either way it is no longer ours to settle. It must lock: the server may still be at it.
+    """
+    connections[using].close()
+    with commit(using):
+        begin(using)
+        if settled.done:
+            tickets = [(ticket.pipeline, ticket.id) for ticket in settled.done]
+            rows = _rows(tickets, using)
+            return not any(rows.get((t.pipeline.id, t.id), (None, ""))[0] == t.epoch for t in settled.done)
+        rows = _rows([(entry.pipeline, entry.id) for entry in claims], using)
+        return any(rows.get((entry.pipeline.id, entry.id)) == (entry.epoch, worker) for entry in claims)
+
+
+def _rows(wanted: Sequence[tuple[Pipeline[Any, Any], int]], using: str) -> dict[tuple[str, int], tuple[int, str]]:
+    by_pipeline: dict[Pipeline[Any, Any], list[int]] = {}
+    for pipeline, id in wanted:
+        by_pipeline.setdefault(pipeline, []).append(id)
+    return {
+        (pipeline.id, id): (epoch, reserved_by)
+        for pipeline, ids in by_pipeline.items()
+        for id, epoch, reserved_by in plain(pipeline.Input, using)
+        .filter(id__in=ids)
+        .order_by("id")
+        .select_for_update()
+        .values_list("id", "epoch", "reserved_by")
+    }

@@ -1,0 +1,114 @@
+"""The proxy: what publishers say on one address, subscribers hear on the other. One process of a machine hosts it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import queue
+import threading
+import weakref
+
+import zmq
+
+from .addresses import check_url
+from .holding import AddressInUse, Holding
+from .topics import MAX_FRAME_BYTES
+
+logger = logging.getLogger(__name__)
+
+_Context = zmq.Context[zmq.Socket[bytes]]
+
+
+class Proxy:
+    """Forwards wake-ups from `pub_url` to `sub_url`. Raises ImproperlyConfigured for addresses `check_url` refuses."""
+
+    def __init__(self, pub_url: str, sub_url: str) -> None:
+        check_url(pub_url)
+        check_url(sub_url)
+        self.pub_url, self.sub_url = pub_url, sub_url
+        self._context: _Context | None = None
+        self._holding = Holding()
+        self._ended: queue.SimpleQueue[None] = queue.SimpleQueue()
+
+    def start(self) -> bool:
+        """Bind and forward in a daemon thread. False, with nothing bound, if another process has either address.
+
+        Raises ImproperlyConfigured if an address cannot be bound for another reason.
+        """
+        if self._context is not None:
+            return True
+        context: _Context = zmq.Context()
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._holding.release)
+            undo.callback(context.destroy, linger=0)
+            try:
+                ends = self._bind(context, zmq.XSUB, self.pub_url), self._bind(context, zmq.XPUB, self.sub_url)
+            except AddressInUse as taken:
+                logger.debug("Not hosting the proxy: %s is in use.", taken)
+                return False
+            self._ended = queue.SimpleQueue()
+            threading.Thread(target=_forward, args=(*ends, self._ended), name="pipeteer-proxy", daemon=True).start()
+            undo.pop_all()
+        self._context = context
+        _started.add(self)
+        return True
+
+    def stop(self) -> None:
+        """End forwarding and free both addresses. May be called twice, and by a signal handler."""
+        context, self._context = self._context, None
+        if context is not None:
+            _started.discard(self)
+            context.term()  # ends zmq.proxy in its thread, and returns when that has closed the sockets
+            self._holding.release()
+
+    def run(self) -> bool:
+        """Forward until `stop()`, which a signal handler may call. False at once if an address is in use."""
+        if not self.start():
+            return False
+        self._ended.get()  # unlike a lock or an Event it may be filled by a signal handler of the waiting thread
+        self.stop()
+        return True
+
+    def _bind(self, context: _Context, kind: int, url: str) -> zmq.Socket[bytes]:
+        end = context.socket(kind)
+        end.setsockopt(zmq.LINGER, 0)
+        end.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
+        end.setsockopt(zmq.BACKLOG, 1000)
+        end.setsockopt(zmq.IPV6, int("[" in url))
+        self._holding.bind(end, url)
+        return end
+
+    def _abandon(self) -> None:
+        self._holding.abandon()
+        if self._context is not None:
+            _not_ours.append(self._context)
+            self._context = None
+
+
+def _forward(frontend: zmq.Socket[bytes], backend: zmq.Socket[bytes], ended: queue.SimpleQueue[None]) -> None:
+    try:
+        zmq.proxy(frontend, backend)
+    except zmq.ContextTerminated:
+        pass
+    except Exception:
+        logger.exception("The wake-up proxy broke; work is found by polling until another process hosts one.")
+    finally:
+        frontend.close()
+        backend.close()
+        ended.put(None)
+
+
+_started: weakref.WeakSet[Proxy] = weakref.WeakSet()
+_not_ours: list[_Context] = []
+"""The parent's contexts in a forked child: kept, because collecting them would close sockets that live on."""
+
+
+def _after_fork() -> None:
+    for proxy in list(_started):
+        proxy._abandon()
+    _started.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

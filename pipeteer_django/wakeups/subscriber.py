@@ -1,0 +1,182 @@
+"""Listening: one thread and one socket per process hear every topic and call whoever asked."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import zmq
+from django.core.signals import setting_changed
+
+from pipeteer_django import conf
+
+from .addresses import check_url
+from .link import Bell, Link
+from .topics import decode
+
+logger = logging.getLogger(__name__)
+
+IDLE = 5.0
+"""Seconds the thread outlives its last subscription, so that a web process does not reconnect for every request."""
+
+
+def listen(callback: Callable[[str], None]) -> Subscription:
+    """Call `callback(topic)` for every wake-up, in a thread of this process, until the subscription is closed.
+
+    The callback must be quick and must not block; what it raises is logged. With `WAKEUPS` off it is never called.
+    Raises ImproperlyConfigured for an address that `check_url` refuses.
+    """
+    if not conf.settings().WAKEUPS:
+        return Subscription(None)
+    check_url(conf.settings().SUB_URL)
+    with _guard:
+        listener = _running()
+        subscription = Subscription(listener)
+        listener.callbacks[subscription] = callback
+    return subscription
+
+
+def reset() -> None:
+    """Stop the thread; subscriptions still open hear nothing more. The next `listen` starts anew."""
+    global _listener
+    with _guard:
+        listener, _listener = _listener, None
+    if listener is not None:
+        listener.stop()
+
+
+class Subscription:
+    """What `listen` returns; a context manager. A forked child hears nothing through it and makes its own."""
+
+    def __init__(self, listener: _Listener | None) -> None:
+        self._listener = listener
+
+    def close(self) -> None:
+        """Stop listening. A call already under way in the other thread may still end after this returns."""
+        if self._listener is not None:
+            with _guard:
+                self._listener.forget(self)
+
+    @property
+    def settled(self) -> bool:
+        """Whether it is known by now if a proxy answers."""
+        return self._listener is None or self._listener.settled.is_set()
+
+    def settle(self, timeout: float) -> bool:
+        """Wait until that is known, at most `timeout` seconds."""
+        return self._listener is None or self._listener.settled.wait(timeout)
+
+    def __enter__(self) -> Subscription:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+class _Listener:
+    """The callbacks, all guarded by `_guard`, and the thread that calls them.
+
+    One subscription to everything, filtered here: a thousand topics resubscribed after each reconnect are a storm.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.callbacks: dict[Subscription, Callable[[str], None]] = {}
+        self.settled = threading.Event()
+        self.ended = False
+        self._url = url
+        self._bell = Bell()
+        self._stopping = False
+        self._idle_since = time.monotonic()
+        self._malformed = 0
+        self._thread = threading.Thread(target=self._run, name="pipeteer-subscriber", daemon=True)
+        self._thread.start()
+
+    def forget(self, subscription: Subscription) -> None:
+        self.callbacks.pop(subscription, None)
+        if not self.callbacks:
+            self._idle_since = time.monotonic()
+            self._bell.ring()
+
+    def stop(self) -> None:
+        self._stopping = True
+        self._bell.ring()
+        if threading.current_thread() is not self._thread:
+            self._thread.join(1)
+
+    def _run(self) -> None:
+        try:
+            link = Link(zmq.SUB, self._url, self._bell)
+            try:
+                self._serve(link)
+            finally:
+                link.close()
+        except Exception as error:
+            logger.exception("Wake-ups are heard no more, work is found by polling: %s", error)
+        self.ended = True
+        self.settled.set()
+        self._bell.close()
+
+    def _serve(self, link: Link) -> None:
+        while not self._finished():
+            link.poll(None if self.callbacks else IDLE)
+            if link.refused or link.connected_at is not None:
+                self.settled.set()
+            for frames in link.received():
+                self._hear(frames)
+
+    def _finished(self) -> bool:
+        with _guard:  # decided where `listen` looks, so that no subscription joins a thread that is ending
+            idle = not self.callbacks and time.monotonic() >= self._idle_since + IDLE
+            self.ended = self.ended or self._stopping or idle
+        return self.ended
+
+    def _hear(self, frames: list[bytes]) -> None:
+        topic = decode(frames)
+        if topic is None:
+            self._malformed += 1
+            logger.debug("Dropped a malformed wake-up, %d so far.", self._malformed)
+            return
+        with _guard:
+            callbacks = list(self.callbacks.values())
+        for callback in callbacks:
+            _call(callback, topic)
+
+
+def _call(callback: Callable[[str], None], topic: str) -> None:
+    try:
+        callback(topic)
+    except Exception:
+        logger.exception("%r failed on the wake-up for %r; the others were called.", callback, topic)
+
+
+_listener: _Listener | None = None
+_guard = threading.RLock()
+
+
+def _running() -> _Listener:
+    global _listener
+    if _listener is None or _listener.ended:
+        _listener = _Listener(conf.settings().SUB_URL)
+    return _listener
+
+
+def _after_fork() -> None:
+    """The thread stayed in the parent, and its lock may be held for ever in this copy."""
+    global _listener, _guard
+    _listener, _guard = None, threading.RLock()
+
+
+def _on_setting_changed(*, setting: str, **kwargs: Any) -> None:
+    if setting == "PIPETEER":
+        reset()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+atexit.register(reset)
+setting_changed.connect(_on_setting_changed)

@@ -1,0 +1,208 @@
+"""Running one claimed entry: from the stored value to an outcome. Nothing here touches the queue tables."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from asgiref.sync import SyncToAsync, ThreadSensitiveContext, async_to_sync, sync_to_async
+from django.db import connections
+
+from pipeteer_django.conf import settings
+from pipeteer_django.exceptions import BrokenAtomicity, InvalidValue, LeaseLost
+from pipeteer_django.pipelines import replay
+from pipeteer_django.pipelines.activity import Activity
+from pipeteer_django.pipelines.context import Context, EntryLogger
+from pipeteer_django.pipelines.outcome import Done, Failure, Outcome, Parked, Released
+from pipeteer_django.pipelines.registry import registry
+from pipeteer_django.pipelines.signature import ModelReference
+from pipeteer_django.queues.atomic import run_atomic
+from pipeteer_django.queues.claim import Claim
+from pipeteer_django.queues.database import Strategy, durable, session_id, tidy
+from pipeteer_django.queues.settle import Settled
+
+Ended = Outcome | Settled | None
+"""An outcome for the next turn; what an atomic activity settled itself; None: no longer ours."""
+
+_NAMESPACE = uuid.UUID("6ba7b812-9dad-11d1-80b4-00c04fd430c8")
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One try at one claim, as the worker keeps it while it runs."""
+
+    claim: Claim
+    app: Any
+    using: str
+    started: float = 0.0
+    abandoned: threading.Event = field(default_factory=threading.Event)
+    """Set when the worker no longer waits for it: an atomic body must not commit any more."""
+    session: int | None = None
+    """The database session of an atomic body under way."""
+
+    @property
+    def activity(self) -> Activity[Any, Any]:
+        """The claim's pipeline, which is known to be an activity."""
+        assert isinstance(self.claim.pipeline, Activity)
+        return self.claim.pipeline
+
+
+def refuse(claim: Claim) -> Outcome | None:
+    """What happens to a claim that cannot be run at all."""
+    if claim.crashes >= settings().MAX_CRASHES:
+        text = (
+            f"The worker process died {claim.crashes} times while it ran this entry (killed, out of memory or crashed). "
+            "Look at the worker's logs, then retry it."
+        )
+        return Parked(Failure("Crashed", text, text))
+    if claim.caller and registry.get(claim.caller) is None:
+        return Released(delay=random.uniform(5, 10))  # newer code than ours may know its caller
+    return None
+
+
+def decode(claim: Claim) -> Any:
+    """The typed value; raises InvalidValue where the stored one no longer fits the code."""
+    return claim.pipeline.input.from_stored(claim.value)
+
+
+def run_workflow(claim: Claim) -> Outcome:
+    """Replay a workflow over its steps. Pure: no I/O, called on the loop's thread."""
+    try:
+        value = decode(claim)
+    except InvalidValue as error:
+        return Parked(Failure.of(error))
+    return replay.run(
+        _two_parameters(claim),
+        value,
+        pipeline=claim.pipeline.id,
+        key=claim.key,
+        run_id=claim.id,
+        output=claim.pipeline.output,
+        steps=claim.steps,
+        started_at=claim.started_at,
+    )
+
+
+def _two_parameters(claim: Claim) -> Callable[[Any, Any], Any]:
+    """The workflow's function, whichever of its two parameters it leaves out."""
+    signature, function = claim.pipeline.signature, claim.pipeline.function
+    if signature.parameter and signature.context:
+        return function
+    return lambda value, ctx: function(*_arguments(claim, value, ctx))
+
+
+def _arguments(claim: Claim, value: Any, ctx: Any) -> list[Any]:
+    signature = claim.pipeline.signature
+    return ([value] if signature.parameter else []) + ([ctx] if signature.context else [])
+
+
+# Activities
+
+
+def run_on_thread(attempt: Attempt, commit: Strategy = durable) -> Ended:
+    """Run an activity on this thread, in a transaction where it is atomic; an async body gets a loop of its own."""
+    tidy()
+    try:
+        if attempt.activity.atomic:
+            return run_atomic(attempt.claim, attempt.using, lambda: _atomic_body(attempt), commit)
+        return Done(_call(attempt))
+    except LeaseLost:
+        return None
+    except (_Misfit, BrokenAtomicity) as error:
+        return Parked(Failure.of(error.__cause__ if isinstance(error, _Misfit) and error.__cause__ else error))
+    except BaseException as error:
+        return attempt.activity.after_error(error, attempt.claim.attempt)
+    finally:
+        attempt.session = None
+        tidy()
+
+
+def _atomic_body(attempt: Attempt) -> Any:
+    attempt.session = session_id(attempt.using)
+    value = _call(attempt)
+    if attempt.abandoned.is_set():
+        raise LeaseLost("The worker gave this attempt up before its body ended.")
+    return value
+
+
+def _call(attempt: Attempt) -> Any:
+    arguments = _arguments(attempt.claim, _loaded(attempt), _context(attempt))
+    function = attempt.activity.function
+    if attempt.activity.is_async:
+        function = async_to_sync(_with_timeout(attempt))
+    return attempt.activity.output.check(function(*arguments))
+
+
+def _with_timeout(attempt: Attempt) -> Callable[..., Any]:
+    async def call(*arguments: Any) -> Any:
+        async with asyncio.timeout(attempt.activity.timeout):
+            return await attempt.activity.function(*arguments)
+
+    return call
+
+
+class _Misfit(Exception):
+    """The stored value does not fit (its cause says why): not an error of the body."""
+
+
+def _loaded(attempt: Attempt) -> Any:
+    try:
+        value = decode(attempt.claim)
+        return _row(value, attempt.using) if isinstance(value, ModelReference) else value
+    except InvalidValue as error:
+        raise _Misfit from error
+
+
+def _row(reference: ModelReference, using: str) -> Any:
+    row = reference.model._base_manager.using(using).filter(pk=reference.pk).first()
+    if row is None:
+        raise InvalidValue(f"value: {reference.model._meta.label} {reference.pk} does not exist any more.")
+    return row
+
+
+def _context(attempt: Attempt) -> Context:
+    claim = attempt.claim
+    return Context(
+        key=claim.key,
+        run_id=claim.id,
+        attempt=claim.attempt,
+        idempotency_key=str(uuid.uuid5(_NAMESPACE, f"{claim.pipeline.id} {claim.id} {claim.created_at.isoformat()}")),
+        log=EntryLogger(claim.pipeline.id, claim.key),
+        app=attempt.app,
+    )
+
+
+async def run_on_loop(attempt: Attempt) -> Ended:
+    """Run a plain async activity on the worker's loop; its ORM calls get a thread, and a connection, of their own."""
+    async with ThreadSensitiveContext() as context:
+        try:
+            value = await _on_thread_if_row(attempt)
+            arguments = _arguments(attempt.claim, value, _context(attempt))
+            async with asyncio.timeout(attempt.activity.timeout):
+                result = await attempt.activity.function(*arguments)
+            return Done(attempt.activity.output.check(result))
+        except _Misfit as error:
+            return Parked(Failure.of(error.__cause__ or error))
+        except BaseException as error:
+            if isinstance(error, asyncio.CancelledError) and _cancelled_by_worker():
+                return None
+            return attempt.activity.after_error(error, attempt.claim.attempt)
+        finally:
+            if context in SyncToAsync.context_to_thread_executor:
+                await sync_to_async(connections.close_all)()
+
+
+async def _on_thread_if_row(attempt: Attempt) -> Any:
+    if attempt.activity.input.kind == "model":
+        return await sync_to_async(_loaded)(attempt)
+    return _loaded(attempt)
+
+
+def _cancelled_by_worker() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -1,0 +1,97 @@
+"""What a worker knows of its queues between two turns: where there may be work, and when there will be."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from pipeteer_django.models import Queue
+from pipeteer_django.pipelines.pipeline import Pipeline
+from pipeteer_django.queues.claim import plain
+from pipeteer_django.queues.database import Peeked, peek
+from pipeteer_django.queues.turn import Target, Turn
+
+_AT_ONCE = 100
+"""Pipelines looked at by one statement."""
+
+
+class Intake:
+    """Targets are (pipeline, priority). A hot one had work when last seen. Used from the database thread."""
+
+    def __init__(self, pipelines: Sequence[Pipeline[Any, Any]], using: str) -> None:
+        self._pipelines = {pipeline.id: pipeline for pipeline in pipelines}
+        self._using = using
+        self._priorities: dict[str, set[int]] = {id: {0} for id in self._pipelines}
+        self._hot: dict[tuple[str, int], None] = {}
+        self._turns = 0
+        self.next_due: float | None = None
+        """Seconds from the last look until the earliest entry that was due later, or None."""
+
+    @property
+    def hot(self) -> bool:
+        """Whether a claim is likely to find something."""
+        return bool(self._hot)
+
+    def targets(self) -> list[Target]:
+        """Hot targets, highest priority first; within one priority another pipeline comes first each time."""
+        self._turns += 1
+        names = list(self._hot)
+        turned = self._turns % len(names) if names else 0
+        order = sorted(names[turned:] + names[:turned], key=lambda target: -target[1])
+        return [(self._pipelines[id], priority) for id, priority in order]
+
+    def look(self) -> None:
+        """Ask all queues in one statement where work is due, and when more will be."""
+        later: list[float] = []
+        ids = list(self._pipelines)
+        for start in range(0, len(ids), _AT_ONCE):
+            later += self._look_at(ids[start : start + _AT_ONCE])
+        self.next_due = min(later, default=None)
+
+    def _look_at(self, ids: Sequence[str]) -> list[float]:
+        seen = self._peek(ids)
+        while seen.unknown:
+            for id, priority in seen.unknown:
+                self._priorities[id].add(priority)
+            seen = self._peek(ids)
+        for target, due in seen.due.items():
+            if due <= seen.now:
+                self._hot[target] = None
+        self._forget_unused(ids, seen)
+        return [_seconds(due, seen.now) for due in seen.due.values() if due > seen.now]
+
+    def _peek(self, ids: Sequence[str]) -> Peeked:
+        queues = {id: (self._pipelines[id].Input, tuple(self._priorities[id])) for id in ids}
+        return peek(self._using, queues, Queue)
+
+    def _forget_unused(self, ids: Sequence[str], seen: Peeked) -> None:
+        for id in ids:
+            self._priorities[id] = {0} | {p for p in self._priorities[id] if (id, p) in seen.due}
+
+    def learn(self, turn: Turn) -> None:
+        """Take note of what a committed turn found and made."""
+        for id, priority in turn.settled.ready:
+            if id in self._pipelines:
+                self._priorities[id].add(priority)
+                self._hot[id, priority] = None
+        for target in turn.emptied:
+            self._hot.pop(target, None)
+
+    def exhausted(self) -> bool:
+        """Whether nothing is ready, running anywhere, or between two attempts (delayed and waiting ones may be)."""
+        self.look()
+        under_way = {"failed_at": None, "available_at__isnull": False, "attempt__gt": 0}
+        return not self._hot and not any(
+            plain(pipeline.Input, self._using).filter(**under_way).exists() for pipeline in self._pipelines.values()
+        )
+
+    def remaining(self) -> int:
+        """How many entries are in these queues and not given up."""
+        return sum(
+            plain(pipeline.Input, self._using).filter(failed_at=None).count() for pipeline in self._pipelines.values()
+        )
+
+
+def _seconds(due: datetime, now: datetime) -> float:
+    return (due - now).total_seconds()

@@ -1,0 +1,80 @@
+"""What happened, as Django signals, and the log lines that are their first receivers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+from pipeteer_django.pipelines.outcome import Done, Failed, Failure, Parked, Released, Retry, Waiting
+from pipeteer_django.queues.claim import Claim
+from pipeteer_django.queues.settle import Settled, Ticket
+from pipeteer_django.signals import attempt_finished, attempt_started, entry_failed, run_finished
+
+logger = logging.getLogger("pipeteer_django.worker")
+
+_NAMES = {Done: "done", Waiting: "waiting", Retry: "retry", Failed: "failed", Parked: "failed", Released: "released"}
+
+Claims = dict[tuple[str, int], Claim]
+"""Claims by pipeline id and run id."""
+
+
+def report_started(claims: Iterable[Claim]) -> None:
+    """Send `attempt_started` for each."""
+    for claim in claims:
+        if attempt_started.has_listeners(claim.pipeline):
+            attempt_started.send_robust(claim.pipeline, run_id=claim.id, key=claim.key, attempt=claim.attempt)
+
+
+def report_settled(settled: Settled, claims: Claims) -> None:
+    """Send what a committed turn did. Called outside transactions, on a thread where receivers may use the ORM."""
+    for ticket in settled.done:
+        _report(ticket, claims, _NAMES.get(type(ticket.outcome), "removed"))
+    for ticket in settled.lost:
+        _report(ticket, claims, "lost")
+
+
+def _report(ticket: Ticket, claims: Claims, outcome: str) -> None:
+    claim = claims.get((ticket.pipeline.id, ticket.id))
+    if claim is None:
+        return
+    common = {"run_id": claim.id, "key": claim.key, "attempt": claim.attempt}
+    if attempt_finished.has_listeners(claim.pipeline):
+        attempt_finished.send_robust(claim.pipeline, outcome=outcome, **common)
+    if outcome == "lost":
+        return
+    failure = getattr(ticket.outcome, "failure", None)
+    if failure is not None:
+        gave_up = not isinstance(ticket.outcome, Retry)
+        entry_failed.send_robust(
+            claim.pipeline, failure=failure, error=failure.traceback, gave_up=gave_up, outcome=ticket.outcome, **common
+        )
+    if outcome == "done" and not claim.caller and run_finished.has_listeners(claim.pipeline):
+        run_finished.send_robust(claim.pipeline, run_id=claim.id, key=claim.key, output=claim.output)
+
+
+# Log lines
+
+
+def log_failures() -> None:
+    """One line per failure: WARNING for an attempt that will be retried, ERROR with the traceback for giving up."""
+    entry_failed.connect(_log_failed, dispatch_uid="pipeteer_django.log")
+    attempt_finished.connect(_log_lost, dispatch_uid="pipeteer_django.log")
+
+
+def _log_failed(
+    sender: Any, key: str, attempt: int, failure: Failure, gave_up: bool, outcome: Any, **kwargs: Any
+) -> None:
+    what = f"{sender.id} {key!r}, attempt {attempt}: {failure.type_name}: {failure.message}"
+    if gave_up:
+        logger.error("%s; given up\n%s", what, failure.traceback.rstrip())
+    else:
+        logger.warning("%s; next attempt in %.1f s", what, outcome.delay)
+
+
+def _log_lost(sender: Any, key: str, attempt: int, outcome: str, **kwargs: Any) -> None:
+    if outcome == "lost":
+        logger.warning(
+            "%s %r, attempt %d: its lease was lost, so its result was refused; another worker has it or it is gone.",
+            sender.id, key, attempt,
+        )  # fmt: skip

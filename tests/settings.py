@@ -1,0 +1,63 @@
+"""Settings of the tests. `TEST_DATABASE` is sqlite (the default), postgres or mariadb; see databases.py.
+
+Worker processes that a test starts use this module too: the fixture `worker_env` hands them the test database
+(PIPETEER_TEST_DATABASE_NAME) and this run's ports (PIPETEER_TEST_PORTS). PIPETEER_TEST_WAKEUPS=0 turns wake-ups off.
+"""
+
+import os
+from datetime import timedelta
+
+from example_project.processes import free_ports
+from tests import databases
+
+TEST_DATABASE = os.environ.get("TEST_DATABASE", "sqlite")
+DATABASES = {"default": databases.entry(TEST_DATABASE, os.environ.get("PIPETEER_TEST_DATABASE_NAME"))}
+
+_given_ports = os.environ.get("PIPETEER_TEST_PORTS")
+PROXY_PORTS = [int(port) for port in _given_ports.split(",")] if _given_ports else free_ports(2)
+
+PIPETEER = {
+    "PUB_URL": f"tcp://127.0.0.1:{PROXY_PORTS[0]}",
+    "SUB_URL": f"tcp://127.0.0.1:{PROXY_PORTS[1]}",
+    "WAKEUPS": os.environ.get("PIPETEER_TEST_WAKEUPS", "1") != "0",
+    "RESERVE": timedelta(seconds=2),
+    "POLL_INTERVAL": 0.2,
+    "SWEEP_INTERVAL": 1.0,
+}
+
+INSTALLED_APPS = [
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.messages",
+    "django.contrib.sessions",
+    "pipeteer_django",
+    "tests.testapp",
+    "tests.bareapp",
+]
+MIDDLEWARE = [
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+]
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
+]
+ROOT_URLCONF = "tests.testapp.urls"
+SECRET_KEY = "only for tests"
+ALLOWED_HOSTS = ["*"]
+STATIC_URL = "static/"
+USE_TZ = True
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+EMAIL_BACKEND = "django.core.mail.backends.locmem.EmailBackend"
