@@ -35,7 +35,12 @@ def check_settings(**kwargs: Any) -> list[CheckMessage]:
     except ImproperlyConfigured as error:
         return [Error(str(error), id="pipeteer.E004")]
     if not django_settings.USE_TZ:
-        return [Error("pipeteer_django needs USE_TZ = True: leases and due times are moments, not wall clocks.", id="pipeteer.E007")]
+        return [
+            Error(
+                "pipeteer_django needs USE_TZ = True: leases and due times are moments, not wall clocks.",
+                id="pipeteer.E007",
+            )
+        ]
     return []
 
 

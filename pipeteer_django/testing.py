@@ -35,7 +35,12 @@ def drain(*pipelines: Pipeline[Any, Any], app: Any = None) -> int:
     attempts = 0
     for _ in range(_ROUNDS):
         intake.look()
-        turn = take_turn(tickets, Appetite("drain", 100, True, intake.targets(), frozenset(p.id for p in served)), using=using, commit=commit)
+        turn = take_turn(
+            tickets,
+            Appetite("drain", 100, True, intake.targets(), frozenset(p.id for p in served)),
+            using=using,
+            commit=commit,
+        )
         intake.learn(turn)
         report_settled(turn.settled, {})
         report_started(turn.claims)
@@ -44,7 +49,9 @@ def drain(*pipelines: Pipeline[Any, Any], app: Any = None) -> int:
         attempts += len(turn.claims)
         ended = [(claim, _run(Attempt(claim, app, using), commit)) for claim in turn.claims]
         tickets = [ticket_of(claim, e) for claim, e in ended if e is not None and not isinstance(e, Settled)]
-    raise AssertionError(f"drain() made {_ROUNDS} turns without coming to an end. Does a workflow call itself for ever?")
+    raise AssertionError(
+        f"drain() made {_ROUNDS} turns without coming to an end. Does a workflow call itself for ever?"
+    )
 
 
 def _run(attempt: Attempt, commit: Strategy) -> Ended:

@@ -34,8 +34,11 @@ MAX_THROWS = 100
 """How often a coroutine that is being thrown away is told so, before it is set aside."""
 
 
-class Discarded(GeneratorExit):
-    """Raised where code waits while its run is being thrown away."""
+class Discarded(BaseException):
+    """Raised where code waits while its run is being thrown away.
+
+    No GeneratorExit: Python closes inner coroutines on that one, and complains when they wait again.
+    """
 
 
 class DurableFuture(asyncio.Future[T]):

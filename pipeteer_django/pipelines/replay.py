@@ -6,11 +6,12 @@ import asyncio
 import inspect
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from contextlib import suppress
 from contextvars import Context
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from pipeteer_django.exceptions import ImpureWorkflow, InvalidValue, NotDurable, PipeteerError, StepFailed
+from pipeteer_django.exceptions import ImpureWorkflow, NotDurable, StepFailed
 from pipeteer_django.pipelines.context import EntryLogger
 from pipeteer_django.pipelines.loop import DurableFuture, DurableLoop, DurableTask
 from pipeteer_django.pipelines.outcome import (
@@ -165,7 +166,7 @@ class Run:
         self._order = 0
         self._calls: list[Call] = []
         self._consumed: list[Consumed] = []
-        self._defect: PipeteerError | None = None
+        self._defect: Exception | None = None
         self._fatal: BaseException | None = None
         self._ended = False
 
@@ -185,8 +186,9 @@ class Run:
         return await self._function(self._value, WorkflowContext(self))
 
     def feed(self, event: RecordedStep) -> None:
-        """Give the workflow one finished step, and run it until it waits again. After its end, nothing happens."""
+        """Give the workflow one finished step, and run it until it waits again. After its end it consumes nothing."""
         if self._ended or self._defect:
+            self._outstanding.pop(event.index, None)
             return
         if event.index >= self._called:
             self._impure(
@@ -214,15 +216,12 @@ class Run:
         if future.done():
             return
         if event.error is not None:
-            error = event.error
-            future.set_exception(
-                StepFailed(event.pipeline, error["type"], error["message"], error.get("traceback", ""))
-            )
+            future.set_exception(_step_failed(event.pipeline, **event.error))
             return
         try:
             future.set_result(pipeline.output.from_json(event.result))
-        except InvalidValue as invalid:
-            self._defect = invalid
+        except Exception as error:  # the code's type is no longer that of the stored value
+            self._defect = error
 
     def _advance(self) -> None:
         assert self._main is not None
@@ -240,10 +239,8 @@ class Run:
     def _end(self) -> None:
         """Let the tasks that are left clean up; what they call no longer counts."""
         self._ended = True
-        try:
+        with suppress(NotDurable, SystemExit, KeyboardInterrupt):
             self._loop.cancel_all()
-        except (NotDurable, SystemExit, KeyboardInterrupt) as error:
-            self._report({"message": "A task did not end with its workflow", "exception": error})
 
     def _catch_up(self) -> None:
         """All that was consumed before has been fed: the code is where it was, or it is not the same code."""
@@ -348,7 +345,7 @@ class Run:
 
     def _report(self, context: dict[str, Any]) -> None:
         if not self._ended:
-            WorkflowContext(self).log.error("%s", context["message"], exc_info=context.get("exception"))
+            ReplayLogger(self).error("%s", context["message"], exc_info=context.get("exception"))
 
 
 def _check_pipeline(pipeline: object) -> None:
@@ -362,6 +359,10 @@ def _check_pipeline(pipeline: object) -> None:
         "Decorate it with @pipeteer.activity(), or call it without ctx." if callable(pipeline) else "Pass a pipeline."
     )
     raise TypeError(f"ctx.call cannot call {name}, which is no pipeline. {remedy}")
+
+
+def _step_failed(pipeline: str, /, type: str, message: str, traceback: str = "") -> StepFailed:
+    return StepFailed(pipeline, type, message, traceback)
 
 
 def _shown(pipeline: str, param: Any) -> str:

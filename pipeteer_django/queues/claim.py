@@ -91,7 +91,9 @@ def _lock_candidates(
     """The order is the claim index's own, so nothing sorts and MariaDB locks no more rows than it returns."""
     return list(
         plain(pipeline.Input, using)
-        .filter(~Exists(Queue.objects.filter(pipeline=pipeline.id, held=True)), priority=priority, available_at__lte=now)
+        .filter(
+            ~Exists(Queue.objects.filter(pipeline=pipeline.id, held=True)), priority=priority, available_at__lte=now
+        )
         .order_by("available_at", "id")
         .select_for_update(skip_locked=True)
         .values(*COLUMNS)[:limit]

@@ -184,7 +184,9 @@ class Peeked:
     unknown: set[tuple[str, int]] = field(default_factory=set)
 
 
-def peek(using: str, queues: Mapping[str, tuple[type[models.Model], Sequence[int]]], held: type[models.Model]) -> Peeked:
+def peek(
+    using: str, queues: Mapping[str, tuple[type[models.Model], Sequence[int]]], held: type[models.Model]
+) -> Peeked:
     """One statement for all queues: per priority the earliest `available_at`, walking the claim index.
 
     `queues` maps a pipeline's id to its Input and the priorities known to be in use. The gaps between these are
@@ -192,9 +194,7 @@ def peek(using: str, queues: Mapping[str, tuple[type[models.Model], Sequence[int
     """
     connection = connections[using]
     numbers = dict(enumerate(queues))
-    branches = [
-        branch for n, id in numbers.items() for branch in _peek_branches(connection, n, id, *queues[id], held)
-    ]
+    branches = [branch for n, id in numbers.items() for branch in _peek_branches(connection, n, id, *queues[id], held)]
     clock = {"postgresql": "statement_timestamp()", "mysql": "UTC_TIMESTAMP(6)"}.get(connection.vendor, "NULL")
     sql = " UNION ALL ".join([f"SELECT -1, 0, {clock}", *branches])
     with connection.cursor() as cursor:
@@ -210,7 +210,12 @@ def peek(using: str, queues: Mapping[str, tuple[type[models.Model], Sequence[int
 
 
 def _peek_branches(
-    connection: Any, number: int, id: str, model: type[models.Model], priorities: Sequence[int], held: type[models.Model]
+    connection: Any,
+    number: int,
+    id: str,
+    model: type[models.Model],
+    priorities: Sequence[int],
+    held: type[models.Model],
 ) -> list[str]:
     table = connection.ops.quote_name(model._meta.db_table)
     queue = connection.ops.quote_name(held._meta.db_table)
@@ -234,7 +239,9 @@ def _gaps(known: Sequence[int]) -> list[str]:
     """Conditions that together hold for every priority but the known ones (given highest first)."""
     if not known:
         return ["TRUE"]
-    between = [f"priority < {high} AND priority > {low}" for high, low in zip(known, known[1:], strict=False) if high - low > 1]
+    between = [
+        f"priority < {high} AND priority > {low}" for high, low in zip(known, known[1:], strict=False) if high - low > 1
+    ]
     return [f"priority > {known[0]}", *between, f"priority < {known[-1]}"]
 
 

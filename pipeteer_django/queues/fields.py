@@ -146,8 +146,13 @@ class Typed(models.Field):  # type: ignore[type-arg]
         try:
             checked = self.value_type.check(cleaned)
         except InvalidValue as error:
-            raise ValidationError(str(error), code="invalid") from error
+            raise _form_error(error) from error
         return cleaned if self.value_type.kind == "model" else checked
+
+
+def _form_error(error: InvalidValue) -> ValidationError:
+    # Not with the code "invalid": for that a form shows its own message, which knows no path.
+    return ValidationError(str(error), code="invalid_value")
 
 
 class TypedText(Typed):
@@ -171,6 +176,10 @@ class Decoded(Typed):
     def validate(self, value: Any, model_instance: models.Model | None) -> None:
         """Django's own rules (choices, null) are about what is stored."""
         super().validate(self.plain(value), model_instance)
+
+    def run_validators(self, value: Any) -> None:
+        """So are its validators (length)."""
+        super().run_validators(self.plain(value))
 
     def value_from_object(self, obj: models.Model) -> Any:
         """What forms show and serializers dump."""
@@ -196,7 +205,7 @@ class TypedEnum(Decoded):
 
     def get_prep_value(self, value: Any) -> Any:
         """Members are welcome in lookups."""
-        return super().get_prep_value(_raw(value))
+        return _raw(super().get_prep_value(_raw(value)))  # a CharField's calls to_python
 
     def contribute_to_class(self, cls: type[models.Model], name: str, private_only: bool = False) -> None:
         """Django's get_..._display looks the attribute up among the choices, where a plain Enum's member is not."""
@@ -284,7 +293,7 @@ class KeyField(models.CharField):  # type: ignore[type-arg]
             if cleaned not in self.empty_values:
                 self._check(cleaned)
         except InvalidValue as error:
-            raise ValidationError(str(error), code="invalid") from error
+            raise _form_error(error) from error
         return cleaned
 
     def _check(self, key: Any) -> None:

@@ -59,10 +59,15 @@ def _model(
     return type(name, (base,), {"__module__": of.function.__module__, "Meta": meta, **attributes})
 
 
-def _names(pipeline: Pipeline[Any, Any], base: type[models.Model], name: str, unique: tuple[str, ...]) -> dict[str, Any]:
+def _names(
+    pipeline: Pipeline[Any, Any], base: type[models.Model], name: str, unique: tuple[str, ...]
+) -> dict[str, Any]:
     readable = pipeline.id.replace("_", " ")
     plural = {"Input": "inputs", "Output": "outputs", "Step": "steps", "Message": "messages"}[base.__name__]
-    names: dict[str, Any] = {"verbose_name": f"{readable} {base.__name__.lower()}", "verbose_name_plural": f"{readable} {plural}"}
+    names: dict[str, Any] = {
+        "verbose_name": f"{readable} {base.__name__.lower()}",
+        "verbose_name_plural": f"{readable} {plural}",
+    }
     if unique:
         # Short enough for every database, and the same for every app label.
         digest = hashlib.sha256(f"{pipeline.id} {name}".encode()).hexdigest()[:8]

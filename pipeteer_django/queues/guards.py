@@ -35,7 +35,9 @@ def refuse_engine_columns(names: Iterable[str]) -> None:
 def check_entry(entry: Any) -> None:
     """Raise InvalidValue for a key that only a workflow's child may have, or a priority out of range."""
     if not entry.caller and _CHILD_KEY.fullmatch(str(entry.key)):
-        raise InvalidValue(f"key {entry.key!r} looks like a workflow's child (<workflow>:<run>:<branch>:<step>). Choose another.")
+        raise InvalidValue(
+            f"key {entry.key!r} looks like a workflow's child (<workflow>:<run>:<branch>:<step>). Choose another."
+        )
     if not isinstance(entry.priority, models.Expression) and not -100 <= int(entry.priority) <= 100:
         raise InvalidValue(f"priority {entry.priority} is out of range: -100 to 100, higher first.")
 
@@ -103,9 +105,7 @@ class GuardedModel(models.Model):
             return
         pre_save.send(type(self), instance=self, raw=False, using=using, update_fields=frozenset(names))
         self._compare_and_set(using, {name: self._column(name) for name in columns if self._touched(name)})
-        post_save.send(
-            type(self), instance=self, created=False, raw=False, using=using, update_fields=frozenset(names)
-        )
+        post_save.send(type(self), instance=self, created=False, raw=False, using=using, update_fields=frozenset(names))
 
     def _deferred(self) -> set[str]:
         return {name.removesuffix("_id") for name in self.get_deferred_fields() if name.startswith("value")} | set(

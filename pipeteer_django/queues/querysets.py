@@ -116,7 +116,9 @@ class InputQuerySet(models.QuerySet[Any]):
 
     def bulk_update(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Refused: it would write over entries that moved since they were loaded."""
-        raise EngineColumn("bulk_update on a queue cannot see what moved meanwhile. Use update(), or save() each entry.")
+        raise EngineColumn(
+            "bulk_update on a queue cannot see what moved meanwhile. Use update(), or save() each entry."
+        )
 
 
 class InputManager(models.Manager.from_queryset(InputQuerySet)):  # type: ignore[misc]

@@ -62,7 +62,9 @@ class Run:
             # It may have finished between the two looks.
             found = self._finished()
             if found is None:
-                raise RunGone(f"{self}: run {self.id} left its queue without an output: it was deleted or consumed and pruned.")
+                raise RunGone(
+                    f"{self}: run {self.id} left its queue without an output: it was deleted or consumed and pruned."
+                )
             return found
         failed_at, error = entry
         if failed_at is not None:

@@ -123,13 +123,13 @@ def _callers(tickets: Iterable[Ticket], using: str) -> dict[tuple[str, int], int
     """The calling run's id by (caller, step id), for the tickets that have something to deliver."""
     steps: dict[str, set[int]] = defaultdict(set)
     for ticket in tickets:
-        if ticket.step_id is not None and isinstance(ticket.outcome, (Done, Failed, Removed)) and registry.get(ticket.caller):
+        if (
+            ticket.step_id is not None
+            and isinstance(ticket.outcome, (Done, Failed, Removed))
+            and registry.get(ticket.caller)
+        ):
             steps[ticket.caller].add(ticket.step_id)
-    return {
-        (caller, step): run
-        for caller, ids in steps.items()
-        for step, run in runs_of(using, caller, ids).items()
-    }
+    return {(caller, step): run for caller, ids in steps.items() for step, run in runs_of(using, caller, ids).items()}
 
 
 def _wanted(tickets: Iterable[Ticket], callers: dict[tuple[str, int], int]) -> dict[str, set[int]]:
@@ -141,9 +141,7 @@ def _wanted(tickets: Iterable[Ticket], callers: dict[tuple[str, int], int]) -> d
     return wanted
 
 
-def _fence(
-    tickets: Sequence[Ticket], callers: dict[tuple[str, int], int], locked: Locked, using: str
-) -> Settled:
+def _fence(tickets: Sequence[Ticket], callers: dict[tuple[str, int], int], locked: Locked, using: str) -> Settled:
     settled = Settled()
     missing = _missing_rows(tickets, callers, locked, using)
     for ticket in tickets:
@@ -202,9 +200,7 @@ def _result(plan: _Plan, row: Row, result: Result) -> None:
         plan.results[row.caller][row.step_id] = result
 
 
-def _deliver(
-    plan: _Plan, callers: dict[tuple[str, int], int], locked: Locked, settled: Settled, now: datetime
-) -> None:
+def _deliver(plan: _Plan, callers: dict[tuple[str, int], int], locked: Locked, settled: Settled, now: datetime) -> None:
     for caller, results in plan.results.items():
         for step_id in results:
             parent = locked.get(caller, {}).get(callers.get((caller, step_id), 0))

@@ -86,9 +86,7 @@ class Sweeper:
             pipeline = registry.get(child)
             if pipeline is None:
                 continue  # code that is not deployed here may still have it
-            alive = set(
-                plain(pipeline.Input, self._using).filter(id__in=list(by_child)).values_list("id", flat=True)
-            )
+            alive = set(plain(pipeline.Input, self._using).filter(id__in=list(by_child)).values_list("id", flat=True))
             gone |= {step: run for id, (run, step) in by_child.items() if id not in alive}
         return gone
 

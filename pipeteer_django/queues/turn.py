@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from django.db import DatabaseError, DataError, IntegrityError, InterfaceError, OperationalError, connections
+from django.db import DatabaseError, InterfaceError, OperationalError, ProgrammingError, connections
 
+from pipeteer_django.exceptions import LeaseLost
 from pipeteer_django.pipelines.outcome import Failure, Outcome, Parked
 from pipeteer_django.pipelines.pipeline import Pipeline
 from pipeteer_django.pipelines.registry import registry
@@ -63,7 +64,9 @@ def take_turn(tickets: Sequence[Ticket], appetite: Appetite, *, using: str, comm
     """
     try:
         return _rerun(tickets, appetite, using, commit)
-    except (IntegrityError, DataError) as error:
+    except (OperationalError, InterfaceError, ProgrammingError):
+        raise
+    except Exception as error:
         if not tickets:
             raise
         return _one_by_one(tickets, error, using, commit)
@@ -73,8 +76,8 @@ def _rerun(tickets: Sequence[Ticket], appetite: Appetite, using: str, commit: St
     for number in range(_RERUNS):
         try:
             return _proved(tickets, appetite, using, commit)
-        except DatabaseError as error:
-            if not is_contention(error) or number == _RERUNS - 1:
+        except (DatabaseError, LeaseLost) as error:
+            if not (is_contention(error) or isinstance(error, LeaseLost)) or number == _RERUNS - 1:
                 raise
             time.sleep(random.uniform(0.2, 1.0) * 0.01 * 2**number)
     raise AssertionError("unreachable")
@@ -123,8 +126,8 @@ def _with_new_work(appetite: Appetite, settled: Settled) -> list[Target]:
     return [*appetite.targets, *((registry.find(id), priority) for id, priority in sorted(from_settling - known))]
 
 
-def _one_by_one(tickets: Sequence[Ticket], error: DatabaseError, using: str, commit: Strategy) -> Turn:
-    """Find the culprit of an integrity or data error: everyone else settles, it parks with the database's words."""
+def _one_by_one(tickets: Sequence[Ticket], error: Exception, using: str, commit: Strategy) -> Turn:
+    """Find the culprit of a value that cannot be written: everyone else settles, it parks with the error's words."""
     if len(tickets) == 1:
         (ticket,) = tickets
         if isinstance(ticket.outcome, Parked):

@@ -29,6 +29,7 @@ class Proxy:
         self.pub_url, self.sub_url = pub_url, sub_url
         self._context: _Context | None = None
         self._holding = Holding()
+        self._stopping = False
         self._ended: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     def start(self) -> bool:
@@ -36,6 +37,30 @@ class Proxy:
 
         Raises ImproperlyConfigured if an address cannot be bound for another reason.
         """
+        self._stopping = False
+        return self._start()
+
+    def stop(self) -> None:
+        """End forwarding and free both addresses. May be called twice, and by a signal handler."""
+        self._stopping = True
+        context, self._context = self._context, None
+        if context is not None:
+            _started.discard(self)
+            context.term()  # ends zmq.proxy in its thread, and returns when that has closed the sockets
+            self._holding.release()
+
+    def run(self) -> bool:
+        """Forward until `stop()`, which a signal handler may call, also before this. False if an address is in use."""
+        if self._stopping:
+            return True
+        if not self._start():
+            return False
+        if not self._stopping:
+            self._ended.get()  # unlike a lock or an Event it may be filled by a signal handler of this very thread
+        self.stop()
+        return True
+
+    def _start(self) -> bool:
         if self._context is not None:
             return True
         context: _Context = zmq.Context()
@@ -52,22 +77,6 @@ class Proxy:
             undo.pop_all()
         self._context = context
         _started.add(self)
-        return True
-
-    def stop(self) -> None:
-        """End forwarding and free both addresses. May be called twice, and by a signal handler."""
-        context, self._context = self._context, None
-        if context is not None:
-            _started.discard(self)
-            context.term()  # ends zmq.proxy in its thread, and returns when that has closed the sockets
-            self._holding.release()
-
-    def run(self) -> bool:
-        """Forward until `stop()`, which a signal handler may call. False at once if an address is in use."""
-        if not self.start():
-            return False
-        self._ended.get()  # unlike a lock or an Event it may be filled by a signal handler of the waiting thread
-        self.stop()
         return True
 
     def _bind(self, context: _Context, kind: int, url: str) -> zmq.Socket[bytes]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from pipeteer_django.pipelines.outcome import Done, Failed, Failure, Parked, Released, Retry, Waiting
@@ -12,6 +13,30 @@ from pipeteer_django.queues.settle import Settled, Ticket
 from pipeteer_django.signals import attempt_finished, attempt_started, entry_failed, run_finished
 
 logger = logging.getLogger("pipeteer_django.worker")
+
+
+@dataclass(slots=True)
+class Counts:
+    """What a worker did, for its last log line and for progress displays."""
+
+    done: int = 0
+    waiting: int = 0
+    retry: int = 0
+    failed: int = 0
+    lost: int = 0
+
+    def add(self, settled: Settled) -> None:
+        """Count a committed turn."""
+        for ticket in settled.done:
+            name = _NAMES.get(type(ticket.outcome), "")
+            if name in Counts.__slots__:
+                setattr(self, name, getattr(self, name) + 1)
+        self.lost += len(settled.lost)
+
+    def __str__(self) -> str:
+        text = f"{self.done} done, {self.waiting} suspensions, {self.retry} retries, {self.failed} given up"
+        return text + (f", {self.lost} lost leases" if self.lost else "")
+
 
 _NAMES = {Done: "done", Waiting: "waiting", Retry: "retry", Failed: "failed", Parked: "failed", Released: "released"}
 

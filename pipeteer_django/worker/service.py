@@ -58,7 +58,9 @@ def alias(pipelines: Sequence[Pipeline[Any, Any]]) -> str:
     """The one database they live in; raises PipeteerError if there are several."""
     aliases = sorted({router.db_for_write(pipeline.Input) for pipeline in pipelines})
     if len(aliases) > 1:
-        raise PipeteerError(f"These pipelines live in several databases ({', '.join(aliases)}). Start one worker for each.")
+        raise PipeteerError(
+            f"These pipelines live in several databases ({', '.join(aliases)}). Start one worker for each."
+        )
     return aliases[0]
 
 
@@ -87,7 +89,7 @@ def serve(options: Options) -> None:
     )  # fmt: skip
     asyncio.run(_serve(worker, options))
     logger.info("Worker stopped: %s.", worker.counts)
-    if worker.abandoned:
+    if worker.left_behind:
         # A thread that cannot be interrupted would keep the process alive.
         logging.shutdown()
         os._exit(0)

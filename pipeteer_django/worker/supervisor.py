@@ -118,7 +118,15 @@ class Supervisor:
 
 
 def _command(options: Options, number: int) -> list[str]:
-    command = [sys.executable, *_manage(), "pipeteer_worker", *options.ids, "-v", str(options.verbosity), "--skip-checks"]
+    command = [
+        sys.executable,
+        *_manage(),
+        "pipeteer_worker",
+        *options.ids,
+        "-v",
+        str(options.verbosity),
+        "--skip-checks",
+    ]
     if options.concurrency:
         command += ["--concurrency", str(options.concurrency)]
     if options.grace is not None:

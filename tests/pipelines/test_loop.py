@@ -481,9 +481,10 @@ class TestDiscarding:
 
     @pytest.mark.parametrize("wait", ["future", "task", "sleep"])
     def test_a_loop_around_except_base_exception_is_set_aside(
-        self, loop: DurableLoop, caplog: pytest.LogCaptureFixture, wait: str
+        self, loop: DurableLoop, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, wait: str
     ) -> None:
-        tries = 0
+        monkeypatch.setattr(loop_module, "_set_aside", [])
+        tries, over = 0, False
 
         async def nothing() -> None: ...
 
@@ -499,7 +500,7 @@ class TestDiscarding:
         async def main() -> None:
             nonlocal tries
             await loop.create_future()
-            while True:
+            while not over:
                 tries += 1
                 try:
                     await wait_for_nothing()
@@ -507,7 +508,7 @@ class TestDiscarding:
                     pass
 
         async def swallowing() -> None:
-            while True:
+            while not over:
                 try:
                     await main()
                 except BaseException:
@@ -517,6 +518,7 @@ class TestDiscarding:
         loop.discard()
         assert "cannot be ended and stays in memory" in caplog.text
         assert tries <= MAX_THROWS + 1
+        over = True
 
     def test_contextvars_are_those_of_the_task(self, loop: DurableLoop) -> None:
         variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable")

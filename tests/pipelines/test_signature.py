@@ -187,6 +187,7 @@ def test_values_are_converted_where_that_is_safe(annotation: Any, given: Any, wa
         (datetime, datetime(2024, 1, 1), "has no time zone.*make_aware"),
         (datetime, datetime.min.replace(tzinfo=timezone(timedelta(hours=5))), "calendar"),
         (timedelta, timedelta.max, "292,471 years"),
+        (UUID, UUID("32833106-536e-95df-40b2-d002cc92d33d"), "MariaDB"),
         (None, 0, "value: Input should be None"),
         (Order, {"qty": "x"}, r"value\.qty: Input should be a valid integer"),
         (Order, Order("x"), r"value\.qty: Input should be a valid integer"),  # type: ignore[arg-type]

@@ -107,6 +107,15 @@ def test_signal_stops_a_stand_alone_proxy(urls: Urls) -> None:
         assert process.wait(PATIENCE) == 0
 
 
+def test_signal_that_comes_before_run_is_not_lost(urls: Urls) -> None:
+    proxy = Proxy(*urls)
+    proxy.stop()
+    assert proxy.run()
+    assert proxy.start()
+    proxy.stop()
+    assert proxy.run()
+
+
 def test_run_returns_when_another_has_the_address(proxy: Proxy, urls: Urls) -> None:
     assert not Proxy(*urls).run()
 

@@ -1,0 +1,152 @@
+"""The attempts under way in one worker: starting them, noticing their end, giving them up."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeteer_django.queues.claim import Claim, lease
+from pipeteer_django.worker.attempts import Attempt, Ended, refuse, run_on_loop, run_on_thread, run_workflow
+
+logger = logging.getLogger("pipeteer_django.worker")
+
+Place = tuple[str, int]
+"""Pipeline id and run id."""
+
+
+@dataclass(slots=True, eq=False)
+class Running:
+    """An attempt, since when it runs, and the task that waits for it."""
+
+    attempt: Attempt
+    since: float = field(default_factory=time.monotonic)
+    task: asyncio.Task[None] | None = None
+
+    @property
+    def place(self) -> Place:
+        """Where its row is."""
+        return self.attempt.claim.pipeline.id, self.attempt.claim.id
+
+    @property
+    def fresh(self) -> bool:
+        """Whether it has not yet survived one lease: until then it may be what kills the process."""
+        return time.monotonic() - self.since < lease(self.attempt.claim.pipeline).total_seconds()
+
+    @property
+    def suspect(self) -> bool:
+        """Whether its last attempt may have killed a process."""
+        return self.attempt.claim.crashes > 0 and self.fresh
+
+
+class Crew:
+    """Runs up to `size` attempts. `ended` is called on the loop's thread with each claim and how it ended."""
+
+    def __init__(self, size: int, using: str, app: Any, ended: Callable[[Claim, Ended], None]) -> None:
+        self._size, self._using, self._app, self._ended = size, using, app, ended
+        self._running: dict[Place, Running] = {}
+        self._threads = ThreadPoolExecutor(size, thread_name_prefix="pipeteer-body")
+        self.left_behind = False
+        """Whether there are threads that nobody can stop."""
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    @property
+    def alone(self) -> bool:
+        """Nothing runs that an entry which kills the process would take with it."""
+        return not any(running.fresh for running in self._running.values())
+
+    @property
+    def room(self) -> int:
+        """How many more it can run; none beside a suspect."""
+        if any(running.suspect for running in self._running.values()):
+            return 0
+        return max(0, self._size - len(self._running))
+
+    # Starting and ending
+
+    def start(self, claim: Claim) -> None:
+        """Run a claim. It ends in a later pass of the loop."""
+        loop = asyncio.get_running_loop()
+        running = Running(Attempt(claim, self._app, self._using))
+        self._running[running.place] = running
+        refused = refuse(claim)
+        if refused is not None:
+            self._end(running, refused)
+        elif claim.pipeline.kind == "workflow":
+            # A callback of its own: a workflow's loop cannot be entered from within a task.
+            loop.call_soon(self._replay, running)
+        else:
+            running.task = loop.create_task(self._run(running))
+
+    def _replay(self, running: Running) -> None:
+        self._end(running, run_workflow(running.attempt.claim))
+
+    async def _run(self, running: Running) -> None:
+        attempt = running.attempt
+        try:
+            if attempt.activity.is_async and not attempt.activity.atomic:
+                self._end(running, await run_on_loop(attempt))
+            else:
+                self._end(running, await self._on_thread(attempt))
+        except Exception as error:
+            logger.exception("Running %s %r failed outside its body.", attempt.activity.id, attempt.claim.key)
+            self._end(running, attempt.activity.after_error(error, attempt.claim.attempt))
+
+    async def _on_thread(self, attempt: Attempt) -> Ended:
+        body = asyncio.get_running_loop().run_in_executor(self._threads, run_on_thread, attempt)
+        try:
+            async with asyncio.timeout(attempt.activity.timeout):
+                return await asyncio.shield(body)
+        except TimeoutError as error:
+            # The thread goes on, nobody can stop it; what it returns is discarded.
+            attempt.abandoned.set()
+            self.left_behind = True
+            return attempt.activity.after_error(error, attempt.claim.attempt)
+
+    def _end(self, running: Running, ended: Ended) -> None:
+        if self._running.get(running.place) is running:
+            del self._running[running.place]
+            self._ended(running.attempt.claim, ended)
+
+    # Giving up
+
+    def abandon(self, id: str, epochs: Mapping[int, int]) -> None:
+        """These runs, under these epochs, are somebody else's now."""
+        for run_id, epoch in epochs.items():
+            running = self._running.get((id, run_id))
+            if running is None or running.attempt.claim.epoch != epoch:
+                continue  # settled, perhaps claimed again, since the renewal looked
+            logger.warning("%s %r: its lease was lost; another worker may have it.", id, running.attempt.claim.key)
+            running.attempt.abandoned.set()
+            if running.task is not None and running.attempt.activity.is_async:
+                running.task.cancel()
+
+    def dismiss(self) -> list[Attempt]:
+        """Stop waiting for whatever still runs, and return it."""
+        left, self._running = list(self._running.values()), {}
+        for running in left:
+            running.attempt.abandoned.set()
+            if running.task is not None:
+                running.task.cancel()
+        self.left_behind = self.left_behind or any(_has_thread(running) for running in left)
+        return [running.attempt for running in left]
+
+    def close(self) -> None:
+        """Let idle threads end."""
+        self._threads.shutdown(wait=False)
+
+
+def _has_thread(running: Running) -> bool:
+    attempt = running.attempt
+    return attempt.claim.pipeline.kind == "activity" and (attempt.activity.atomic or not attempt.activity.is_async)
+
+
+def sessions(attempts: Iterable[Attempt]) -> list[int]:
+    """The database sessions of atomic bodies among these."""
+    return [attempt.session for attempt in attempts if attempt.session is not None]
