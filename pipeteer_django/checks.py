@@ -8,12 +8,12 @@ from typing import Any
 from django.conf import settings as django_settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.core.exceptions import ImproperlyConfigured
-from django.db import connections, router
+from django.db import router
 
 from pipeteer_django.conf import read
 from pipeteer_django.pipelines.pipeline import Pipeline
 from pipeteer_django.pipelines.registry import registry
-from pipeteer_django.queues.database import refuse_unsupported
+from pipeteer_django.queues.database import begins_as_reader, shortcomings
 from pipeteer_django.wakeups import check_url
 
 _SQLITE_HINT = """In settings.DATABASES[{alias!r}], paste:
@@ -52,8 +52,8 @@ def check_routing(**kwargs: Any) -> list[CheckMessage]:
         return []
     return [
         Error(
-            f"Pipelines are routed to several databases ({', '.join(sorted(aliases))}). Those that call each other, and "
-            "each one's reads and writes, must share one.",
+            f"Pipelines are routed to several databases ({', '.join(sorted(aliases))}). Those that call each other, "
+            "and each one's reads and writes, must share one.",
             hint="Let the router answer the same alias for all models of an app with pipelines.",
             id="pipeteer.E005",
         )
@@ -84,11 +84,7 @@ def _aliases(pipeline: Pipeline[Any, Any]) -> set[str]:
 
 
 def _sqlite(alias: str) -> list[CheckMessage]:
-    connection = connections[alias]
-    if connection.vendor != "sqlite" or connection.is_in_memory_db():  # type: ignore[attr-defined]
-        return []
-    mode = connection.settings_dict["OPTIONS"].get("transaction_mode") or ""
-    if mode.upper() in ("IMMEDIATE", "EXCLUSIVE"):
+    if not begins_as_reader(alias):
         return []
     return [
         Error(
@@ -101,36 +97,5 @@ def _sqlite(alias: str) -> list[CheckMessage]:
 
 
 def _database(alias: str) -> list[CheckMessage]:
-    connection: Any = connections[alias]
-    try:
-        refuse_unsupported(connection)
-    except ImproperlyConfigured as error:
-        return [Error(str(error), id="pipeteer.E003")]
-    if connection.vendor == "mysql":
-        return _mariadb(alias, connection)
-    if connection.vendor == "sqlite" and connection.Database.sqlite_version_info < (3, 51, 3):
-        return [
-            Warning(
-                f"SQLite {connection.Database.sqlite_version} has the WAL-reset bug, which can corrupt a database when "
-                "two processes checkpoint at the wrong moment.",
-                hint="Use SQLite 3.51.3 or newer in production, or PostgreSQL.",
-                id="pipeteer.W101",
-            )
-        ]
-    return []
-
-
-def _mariadb(alias: str, connection: Any) -> list[CheckMessage]:
-    problems: list[CheckMessage] = []
-    if connection.mysql_version < (10, 6):
-        problems.append(Error("MariaDB 10.6 or newer is needed, for SKIP LOCKED.", id="pipeteer.E003"))
-    level = (connection.isolation_level or "read committed").lower()
-    if level != "read committed":
-        problems.append(
-            Error(
-                f"MariaDB database {alias!r} runs at {level.upper()}, where claims lock gaps and see old rows.",
-                hint=f'Set "isolation_level": "read committed" in DATABASES[{alias!r}]["OPTIONS"], or leave it out.',
-                id="pipeteer.E003",
-            )
-        )
-    return problems
+    kinds = {"E": Error, "W": Warning}
+    return [kinds[id.split(".")[1][0]](message, hint=hint or None, id=id) for id, message, hint in shortcomings(alias)]

@@ -20,8 +20,8 @@ from django.db.backends.signals import connection_created
 from pipeteer_django.exceptions import BrokenAtomicity, LeaseLost, LostTransaction
 from pipeteer_django.pipelines.outcome import Done
 from pipeteer_django.queues.claim import Claim, plain
-from pipeteer_django.queues.database import Strategy, begin, durable, fence_stands, is_disconnect, set_fence
-from pipeteer_django.queues.settle import Settled, Ticket, settle, wake_callers
+from pipeteer_django.queues.database import Strategy, aborted, begin, durable, fence_stands, is_disconnect, set_fence
+from pipeteer_django.queues.settle import Settled, settle, wake_callers
 from pipeteer_django.queues.turn import resolve, ticket_of
 
 
@@ -110,12 +110,11 @@ def _still_whole(claim: Claim, using: str) -> None:
             "database error outside its own `with transaction.atomic()`. Put the failing statement into such a block."
         )
     if not fence_stands(using):
-        _why_fallen(connection, name)
+        _why_fallen(using, name)
 
 
-def _why_fallen(connection: Any, name: str) -> None:
-    usable = connection.is_usable()
-    if usable and connection.vendor == "postgresql" and connection.connection.info.transaction_status.name == "INERROR":
+def _why_fallen(using: str, name: str) -> None:
+    if aborted(using):
         raise LostTransaction(
             f"{name}: the transaction was aborted by a database error that the body swallowed. "
             "Put the failing statement into its own `with transaction.atomic()`."

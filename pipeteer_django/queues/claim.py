@@ -17,8 +17,8 @@ from pipeteer_django.pipelines.outcome import RecordedStep
 from pipeteer_django.pipelines.pipeline import Pipeline
 
 COLUMNS = (
-    "id", "key", "value", "output", "priority", "caller", "step_id", "epoch", "attempt", "crashes", "deliveries", "branch",
-    "started_at", "created_at", "reserved_by",
+    "id", "key", "value", "output", "priority", "caller", "step_id", "epoch", "attempt", "crashes", "deliveries",
+    "branch", "started_at", "created_at", "reserved_by",
 )  # fmt: skip
 STEP_COLUMNS = ("id", "index", "pipeline", "param", "child_id", "result", "error", "done_at", "order")
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
@@ -37,7 +36,8 @@ def refuse_unsupported(connection: BaseDatabaseWrapper) -> None:
         )
     if connection.vendor == "mysql" and not connection.mysql_is_mariadb:  # type: ignore[attr-defined]
         raise ImproperlyConfigured(
-            "pipeteer_django does not run on MySQL: it lacks INSERT ... RETURNING, which a turn needs. Use MariaDB 10.6 or newer."
+            "pipeteer_django does not run on MySQL: it lacks INSERT ... RETURNING, which a turn needs. "
+            "Use MariaDB 10.6 or newer."
         )
 
 
@@ -59,7 +59,7 @@ class DatabaseNow(models.Func):
         return "%s", [connection.ops.adapt_datetimefield_value(timezone.now())]
 
 
-def _aware(value: Any) -> datetime | None:
+def aware(value: Any) -> datetime | None:
     """A datetime as a raw cursor returns it, made aware."""
     if value is None:
         return None
@@ -80,7 +80,7 @@ def begin(using: str) -> datetime:
         else:
             _bound_lock_waits(connection, cursor)
             cursor.execute("SELECT UTC_TIMESTAMP(6)")
-        moment = _aware(cursor.fetchone()[0])
+        moment = aware(cursor.fetchone()[0])
     assert moment is not None
     return moment
 
@@ -172,77 +172,24 @@ def _update_sql(
     return f"UPDATE {table} SET {sets} FROM (VALUES {values}) AS v WHERE {table}.id = v.column1{guards}"
 
 
-# Looking without touching
+# Reading
 
 
-@dataclass(slots=True)
-class Peeked:
-    """What one look at many queues saw: `due` by (pipeline id, priority), and priorities not asked about."""
-
-    now: datetime
-    due: dict[tuple[str, int], datetime] = field(default_factory=dict)
-    unknown: set[tuple[str, int]] = field(default_factory=set)
+def clock(connection: Any) -> str:
+    """The database's clock in a statement of our own; NULL on SQLite, where this host's is meant."""
+    return {"postgresql": "statement_timestamp()", "mysql": "UTC_TIMESTAMP(6)"}.get(connection.vendor, "NULL")
 
 
-def peek(
-    using: str, queues: Mapping[str, tuple[type[models.Model], Sequence[int]]], held: type[models.Model]
-) -> Peeked:
-    """One statement for all queues: per priority the earliest `available_at`, walking the claim index.
+def no_table(connection: Any) -> str:
+    """What a SELECT without a table needs before its WHERE."""
+    return " FROM DUAL" if connection.vendor == "mysql" else ""
 
-    `queues` maps a pipeline's id to its Input and the priorities known to be in use. The gaps between these are
-    probed too (a constant max() is one index lookup, a DISTINCT is not), so that a new priority is found.
-    """
-    connection = connections[using]
-    numbers = dict(enumerate(queues))
-    branches = [branch for n, id in numbers.items() for branch in _peek_branches(connection, n, id, *queues[id], held)]
-    clock = {"postgresql": "statement_timestamp()", "mysql": "UTC_TIMESTAMP(6)"}.get(connection.vendor, "NULL")
-    sql = " UNION ALL ".join([f"SELECT -1, 0, {clock}", *branches])
-    with connection.cursor() as cursor:
+
+def fetch(using: str, sql: str) -> list[tuple[Any, ...]]:
+    """The rows of a statement without parameters."""
+    with connections[using].cursor() as cursor:
         cursor.execute(sql)
-        (_, _, now), *rows = sorted(cursor.fetchall(), key=lambda row: row[0])
-    peeked = Peeked(_aware(now) or timezone.now())
-    for number, priority, due in rows:
-        if due is not None:
-            peeked.due[numbers[number], priority] = _aware(due)  # type: ignore[assignment]
-        elif priority is not None and priority not in queues[numbers[number]][1]:
-            peeked.unknown.add((numbers[number], priority))
-    return peeked
-
-
-def _peek_branches(
-    connection: Any,
-    number: int,
-    id: str,
-    model: type[models.Model],
-    priorities: Sequence[int],
-    held: type[models.Model],
-) -> list[str]:
-    table = connection.ops.quote_name(model._meta.db_table)
-    queue = connection.ops.quote_name(held._meta.db_table)
-    # Ids are checked by the registry (letters, digits, underscores), so they may stand in the text.
-    free = f"NOT EXISTS (SELECT 1 FROM {queue} WHERE pipeline = '{id}' AND held)"
-    known = sorted(priorities, reverse=True)
-    looks = [
-        f"SELECT {number}, {p}, (SELECT available_at FROM {table} WHERE priority = {p} AND available_at IS NOT NULL "
-        f"ORDER BY available_at LIMIT 1) WHERE {free}"
-        for p in known
-    ]
-    gaps = [
-        f"SELECT {number}, (SELECT MAX(priority) FROM {table} WHERE {gap}), NULL WHERE {free}" for gap in _gaps(known)
-    ]
-    if connection.vendor == "mysql":  # a WHERE needs a FROM there
-        return [branch.replace(f" WHERE {free}", f" FROM DUAL WHERE {free}") for branch in looks + gaps]
-    return looks + gaps
-
-
-def _gaps(known: Sequence[int]) -> list[str]:
-    """Conditions that together hold for every priority but the known ones (given highest first)."""
-    if not known:
-        return ["TRUE"]
-    between = [
-        f"priority < {high} AND priority > {low}" for high, low in zip(known, known[1:], strict=False) if high - low > 1
-    ]
-    return [f"priority > {known[0]}", *between, f"priority < {known[-1]}"]
+        return list(cursor.fetchall())
 
 
 # Transactions
@@ -317,6 +264,58 @@ def is_disconnect(error: BaseException) -> bool:
 def from_now(now: datetime, seconds: float) -> datetime:
     """`now` plus seconds, bounded so that no database's calendar ends."""
     return now + timedelta(seconds=min(seconds, 3.0e9))
+
+
+# Fitness
+
+
+def shortcomings(using: str) -> list[tuple[str, str, str]]:
+    """What keeps this database from its promises, as (check id, message, hint); E ids are errors, W ids warnings."""
+    connection: Any = connections[using]
+    try:
+        refuse_unsupported(connection)
+    except ImproperlyConfigured as error:
+        return [("pipeteer.E003", str(error), "")]
+    if connection.vendor == "sqlite":
+        return _shortcomings_of_sqlite(connection)
+    return _shortcomings_of_mariadb(using, connection) if connection.vendor == "mysql" else []
+
+
+def _shortcomings_of_sqlite(connection: Any) -> list[tuple[str, str, str]]:
+    if connection.Database.sqlite_version_info >= (3, 51, 3):
+        return []
+    message = (
+        f"SQLite {connection.Database.sqlite_version} has the WAL-reset bug, which can corrupt a database when two "
+        "processes checkpoint at the wrong moment."
+    )
+    return [("pipeteer.W101", message, "Use SQLite 3.51.3 or newer in production, or PostgreSQL.")]
+
+
+def _shortcomings_of_mariadb(using: str, connection: Any) -> list[tuple[str, str, str]]:
+    found = []
+    if connection.mysql_version < (10, 6):
+        found.append(("pipeteer.E003", "MariaDB 10.6 or newer is needed, for SKIP LOCKED.", ""))
+    level = (connection.isolation_level or "read committed").upper()
+    if level != "READ COMMITTED":
+        message = f"MariaDB database {using!r} runs at {level}, where claims lock gaps and see old rows."
+        hint = f'Set "isolation_level": "read committed" in DATABASES[{using!r}]["OPTIONS"], or leave it out.'
+        found.append(("pipeteer.E003", message, hint))
+    return found
+
+
+def begins_as_reader(using: str) -> bool:
+    """Whether this is a SQLite file whose transactions begin as readers, which fail when they want to write."""
+    connection: Any = connections[using]
+    if connection.vendor != "sqlite" or connection.is_in_memory_db():
+        return False
+    mode = connection.settings_dict["OPTIONS"].get("transaction_mode") or ""
+    return mode.upper() not in ("IMMEDIATE", "EXCLUSIVE")
+
+
+def aborted(using: str) -> bool:
+    """Whether a swallowed error has left the transaction unusable (PostgreSQL; elsewhere it goes on)."""
+    connection: Any = connections[using]
+    return connection.vendor == "postgresql" and connection.connection.info.transaction_status.name == "INERROR"
 
 
 # Sessions

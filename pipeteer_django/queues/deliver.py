@@ -21,8 +21,8 @@ Children = dict[str, list[int]]
 """Input ids by pipeline id."""
 
 _CHILD = (
-    "key", "value", "output", "priority", "available_at", "caller", "step_id", "epoch", "reserved_by", "attempt", "crashes",
-    "suspended", "deliveries", "holder", "branch", "error", "created_at",
+    "key", "value", "output", "priority", "available_at", "caller", "step_id", "epoch", "reserved_by", "attempt",
+    "crashes", "suspended", "deliveries", "holder", "branch", "error", "created_at",
 )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from pipeteer_django.queues.querysets import AllOutputs, InputManager, Unconsume
 
 
 class Input(GuardedModel):
-    """One entry of a queue. `key`, `value`, `output`, `priority` and `available_at` are the user's, the rest the engine's."""
+    """One entry of a queue. `guards.USER_COLUMNS` are the user's, the rest the engine's."""
 
     pipeline: ClassVar[Pipeline[Any, Any]]
 

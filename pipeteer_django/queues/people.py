@@ -1,4 +1,4 @@
-"""What people and application code do to entries: through the same settle door, waiting for locks, in their transaction."""
+"""What people and application code do to entries: through the same settle door, in their own transaction."""
 
 from __future__ import annotations
 

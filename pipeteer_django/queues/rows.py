@@ -14,8 +14,8 @@ from pipeteer_django.queues.claim import plain
 from pipeteer_django.queues.database import update_rows
 
 _READ = (
-    "id", "key", "output", "priority", "caller", "step_id", "epoch", "available_at", "reserved_by", "attempt", "crashes",
-    "suspended", "deliveries", "branch", "created_at",
+    "id", "key", "output", "priority", "caller", "step_id", "epoch", "available_at", "reserved_by", "attempt",
+    "crashes", "suspended", "deliveries", "branch", "created_at",
 )  # fmt: skip
 _STATE = ("epoch", "available_at", "reserved_by", "attempt", "crashes", "suspended", "deliveries")
 

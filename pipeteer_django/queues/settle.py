@@ -147,9 +147,8 @@ def _fence(tickets: Sequence[Ticket], callers: dict[tuple[str, int], int], locke
     for ticket in tickets:
         row = locked[ticket.pipeline.id].get(ticket.id)
         run = (ticket.caller, callers.get((ticket.caller, ticket.step_id or 0), 0))
-        if row is None and missing.get((ticket.pipeline.id, ticket.id), -1) not in (ticket.epoch, None):
-            settled.lost.append(ticket)
-        elif row is not None and ticket.epoch not in (row.epoch, None):
+        epoch = row.epoch if row else missing.get((ticket.pipeline.id, ticket.id))
+        if epoch is None or ticket.epoch not in (epoch, None):
             settled.lost.append(ticket)
         elif row is None or run in missing:
             settled.later.append(ticket)

@@ -9,7 +9,7 @@ from typing import Any
 from pipeteer_django.models import Queue
 from pipeteer_django.pipelines.pipeline import Pipeline
 from pipeteer_django.queues.claim import plain
-from pipeteer_django.queues.database import Peeked, peek
+from pipeteer_django.queues.peek import Peeked, peek
 from pipeteer_django.queues.turn import Target, Turn
 
 _AT_ONCE = 100
