@@ -26,7 +26,8 @@ class PipeteerConfig(AppConfig):
         This method is not in Django's documentation, and unchanged since Django 1.7.
         """
         super().import_models()
-        autodiscover_modules("pipelines")
+        # Every app's models before its pipelines, whatever the order of INSTALLED_APPS: names that clash are then seen.
+        autodiscover_modules("models", "pipelines")
         # By name: the module defines models, and this one is imported before Django is ready for any.
         import_string("pipeteer_django.queues.generate.generate")()
         _lend_models_modules()

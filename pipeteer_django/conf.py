@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from datetime import timedelta
 from functools import cache
 from typing import Any
@@ -49,9 +50,10 @@ def _difference(name: str, value: object, default: object) -> str | None:
         return None if isinstance(value, timedelta) and value > timedelta(0) else "a positive timedelta"
     if isinstance(default, bool):
         return None if isinstance(value, bool) else "True or False"
-    if isinstance(default, (int, float)):
-        numeric = isinstance(value, (int, float)) and not isinstance(value, bool)
-        return None if numeric and value > 0 else "a positive number"  # type: ignore[operator]
+    if isinstance(default, int):
+        return None if type(value) is int and value > 0 else "a positive whole number"
+    if isinstance(default, float):
+        return None if type(value) in (int, float) and 0 < value < math.inf else "a positive number"  # type: ignore[operator]
     if name == "CONTEXT" and value is None:
         return None
     return None if isinstance(value, str) else "a string"

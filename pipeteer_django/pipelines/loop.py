@@ -42,7 +42,10 @@ class Discarded(BaseException):
 
 
 class DurableFuture(asyncio.Future[T]):
-    """A future that hashes to its creation number: asyncio and users put futures into sets, and iterate over them."""
+    """A future that hashes to its creation number: asyncio and users put futures into sets, and iterate over them.
+
+    What `asyncio.gather` returns is none of these: sets should hold tasks and calls.
+    """
 
     __slots__ = ("_number",)
 
@@ -76,9 +79,8 @@ class DurableTask(asyncio.Task[T]):
     def discard(self) -> None:
         """End the coroutine where it waits, without a word about it."""
         self._log_destroy_pending = False
-        coroutine = self.get_coro()
-        if coroutine is not None and not self.done():
-            self._own_context.run(_throw_away, coroutine)
+        if not self.done():
+            self._own_context.run(_throw_away, self.get_coro())
 
 
 def _throw_away(coroutine: Any) -> None:

@@ -215,8 +215,9 @@ class ValueType:
         """Whether None is one of its values. Of `Any` or a custom type only pydantic can tell."""
         if self.kind == "none" or self.optional or self.kind == "model":
             return self.kind == "none" or self.optional
+        adapter = self.adapter
         try:
-            return self.adapter.validate_python(None) is None
+            return adapter.validate_python(None) is None
         except PydanticUserError:
             raise
         except Exception:
@@ -415,8 +416,7 @@ def _check_uuid(value: UUID) -> None:
     # All that uuid1 to uuid7 make is accepted everywhere; a quarter of arbitrary 128 bits is not.
     if value.bytes[6] >= 0x80 and value.bytes[8] <= 0x80:
         raise InvalidValue(
-            f"value: {value} is a UUID that MariaDB refuses; use uuid.uuid4() or uuid5(), or "
-            "annotate it as str."
+            f"value: {value} is a UUID that MariaDB refuses; use uuid.uuid4() or uuid5(), or annotate it as str."
         )
 
 

@@ -39,8 +39,10 @@ class AvailableAtField(models.DateTimeField):  # type: ignore[type-arg]
         return name, "django.db.models.DateTimeField", args, kwargs
 
     def pre_save(self, model_instance: models.Model, add: bool) -> Any:
-        """Write the database's clock where the moment was meant by it."""
+        """Write the database's clock where the moment was meant by it, or left empty: that is "now", never "asleep"."""
         value = super().pre_save(model_instance, add)
+        if value is None and add:
+            return DatabaseNow()
         if not isinstance(value, Soon):
             return value
         now = DatabaseNow()

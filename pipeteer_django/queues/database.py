@@ -50,13 +50,13 @@ class DatabaseNow(models.Func):
     output_field = models.DateTimeField()
     arity = 0
 
-    def as_sql(self, compiler: Any, connection: Any, **kwargs: Any) -> tuple[str, list[Any]]:
+    def as_sql(self, compiler: Any, connection: Any, *args: Any, **kwargs: Any) -> tuple[str, tuple[Any, ...]]:
         """PostgreSQL's and MariaDB's function, or this host's time as a parameter."""
         if connection.vendor == "postgresql":
-            return "statement_timestamp()", []
+            return "statement_timestamp()", ()
         if connection.vendor == "mysql":
-            return "UTC_TIMESTAMP(6)", []
-        return "%s", [connection.ops.adapt_datetimefield_value(timezone.now())]
+            return "UTC_TIMESTAMP(6)", ()
+        return "%s", (connection.ops.adapt_datetimefield_value(timezone.now()),)
 
 
 def aware(value: Any) -> datetime | None:
@@ -315,7 +315,7 @@ def begins_as_reader(using: str) -> bool:
 def aborted(using: str) -> bool:
     """Whether a swallowed error has left the transaction unusable (PostgreSQL; elsewhere it goes on)."""
     connection: Any = connections[using]
-    return connection.vendor == "postgresql" and connection.connection.info.transaction_status.name == "INERROR"
+    return bool(connection.vendor == "postgresql" and connection.connection.info.transaction_status.name == "INERROR")
 
 
 # Sessions
@@ -342,6 +342,7 @@ def tidy() -> None:
 
     Not Django's `close_old_connections`: with CONN_MAX_AGE at its default that would reconnect for every entry.
     """
+    connection: Any
     for connection in connections.all(initialized_only=True):
         if connection.in_atomic_block:
             continue

@@ -11,13 +11,13 @@ from typing import Any, Literal
 
 from django.apps import apps
 from django.db import models
-from django.db.models.signals import post_save
+from django.db.models.signals import post_save, pre_save
 
 from pipeteer_django.exceptions import DefinitionError
 from pipeteer_django.pipelines.pipeline import Pipeline
 from pipeteer_django.pipelines.registry import place, registry
 from pipeteer_django.queues.fields import field_for
-from pipeteer_django.queues.guards import announce
+from pipeteer_django.queues.guards import announce, keep_fence
 from pipeteer_django.queues.models import Input, Message, Output, Step
 
 
@@ -37,6 +37,7 @@ def _models(pipeline: Pipeline[Any, Any]) -> dict[str, Any]:
     if pipeline.kind == "workflow":
         made["Step"] = _model(pipeline, Step, unique=("run_id", "branch", "index"))
         made["Message"] = _model(pipeline, Message)
+    pre_save.connect(keep_fence, sender=made["Input"], dispatch_uid=f"pipeteer_django.{pipeline.id}")
     post_save.connect(announce, sender=made["Input"], dispatch_uid=f"pipeteer_django.{pipeline.id}")
     return made
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -34,12 +34,25 @@ def refuse_engine_columns(names: Iterable[str]) -> None:
 
 def check_entry(entry: Any) -> None:
     """Raise InvalidValue for a key that only a workflow's child may have, or a priority out of range."""
-    if not entry.caller and _CHILD_KEY.fullmatch(str(entry.key)):
+    check_columns({"priority": entry.priority} if entry.caller else {"key": entry.key, "priority": entry.priority})
+
+
+def check_columns(values: Mapping[str, Any]) -> None:
+    """`check_entry` for columns that are about to be written. Expressions are the database's business."""
+    given = {name: value for name, value in values.items() if not hasattr(value, "resolve_expression")}
+    if _CHILD_KEY.fullmatch(str(given.get("key", ""))):
         raise InvalidValue(
-            f"key {entry.key!r} looks like a workflow's child (<workflow>:<run>:<branch>:<step>). Choose another."
+            f"key {given['key']!r} looks like a workflow's child (<workflow>:<run>:<branch>:<step>). Choose another."
         )
-    if not isinstance(entry.priority, models.Expression) and not -100 <= int(entry.priority) <= 100:
-        raise InvalidValue(f"priority {entry.priority} is out of range: -100 to 100, higher first.")
+    if "priority" in given and not _is_priority(given["priority"]):
+        raise InvalidValue(f"priority {given['priority']!r} is no whole number from -100 to 100 (higher first).")
+
+
+def _is_priority(value: Any) -> bool:
+    try:
+        return bool(int(value) == float(value) and -100 <= int(value) <= 100)
+    except (TypeError, ValueError, OverflowError):
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,20 +71,32 @@ class GuardedModel(models.Model):
         abstract = True
 
     @classmethod
-    def from_db(cls, db: str | None, field_names: Collection[str], values: Collection[Any]) -> Any:
+    def from_db(cls, db: str | None, field_names: Collection[str], values: Collection[Any], **options: Any) -> Any:
         """Remember the epoch under which the row was read."""
-        entry = super().from_db(db, field_names, values)
-        entry._remember()
+        entry = super().from_db(db, field_names, values, **options)
+        entry.remember()
         return entry
 
     def refresh_from_db(self, *args: Any, **kwargs: Any) -> None:
         """Read the row again, and with it the right to save."""
         super().refresh_from_db(*args, **kwargs)
-        self._remember()
+        self.remember()
 
-    def _remember(self) -> None:
+    def remember(self) -> None:
+        """The row was just read or written: this is the epoch under which it may be saved."""
         read = self.__dict__
         self._loaded = _Loaded(read["epoch"], read.get("available_at")) if "epoch" in read else None
+
+    def as_new(self) -> None:
+        """Before an INSERT: a copy of a row that was loaded is an entry of its own, with a life of its own."""
+        check_entry(self)
+        if self._loaded is None:
+            return
+        for field in self._meta.concrete_fields:
+            if field.name not in USER_COLUMNS:
+                setattr(self, field.attname, field.get_default())
+        if self.available_at == self._loaded.available_at:  # type: ignore[has-type]
+            self.available_at = None
 
     def clean(self) -> None:
         """The checks of `save()`, as a form sees them."""
@@ -89,12 +114,13 @@ class GuardedModel(models.Model):
         update_fields: Iterable[str] | None = None,
     ) -> None:
         """Insert a new entry, or edit one that nobody has moved since it was loaded (else EntryChanged)."""
-        check_entry(self)
         if self._state.adding:
+            self.as_new()
             # Forced: Django would otherwise try an UPDATE of whatever row has this id.
             super().save(force_insert=True, using=using)
-            self._remember()
+            self.remember()
         else:
+            check_entry(self)
             self._edit(using or router.db_for_write(type(self), instance=self), update_fields)
 
     def _edit(self, using: str, update_fields: Iterable[str] | None) -> None:
@@ -130,7 +156,7 @@ class GuardedModel(models.Model):
         engine = ("epoch", "attempt", "available_at", "reserved_by")
         for name, current in zip(engine, row.values_list(*engine).get(), strict=True):
             setattr(self, name, current)
-        self._remember()
+        self.remember()
 
     def delete(self, using: str | None = None, keep_parents: bool = False) -> tuple[int, dict[str, int]]:
         """Take the entry out of its queue through the settle door: a caller gets StepFailed."""
@@ -144,3 +170,11 @@ def announce(sender: Any, instance: Any, created: bool, using: str, **kwargs: An
     wake_on_commit(using, sender.pipeline.id)
     if created:
         enqueued(using, sender.pipeline, [instance.key])
+
+
+def keep_fence(sender: Any, instance: Any, raw: bool, using: str, **kwargs: Any) -> None:
+    """Receiver of pre_save: a fixture that is loaded over an entry moves it, like every other edit."""
+    if raw and instance.pk is not None:
+        there = plain(sender, using).filter(pk=instance.pk).select_for_update().values_list("epoch", flat=True).first()
+        if there is not None:
+            instance.epoch = max(there, instance.epoch) + 1

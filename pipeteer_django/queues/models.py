@@ -51,7 +51,7 @@ class Input(GuardedModel):
         indexes: ClassVar[list[Any]] = [models.Index(fields=["priority", "available_at", "id"])]
 
     def __str__(self) -> str:
-        return self.key
+        return str(self.key)
 
 
 class Output(models.Model):
@@ -79,7 +79,7 @@ class Output(models.Model):
         ]
 
     def __str__(self) -> str:
-        return self.key
+        return str(self.key)
 
 
 class Step(models.Model):
@@ -122,4 +122,4 @@ class Message(models.Model):
         indexes: ClassVar[list[Any]] = [models.Index(fields=["run_id", "id"])]
 
     def __str__(self) -> str:
-        return self.name
+        return str(self.name)

@@ -10,6 +10,7 @@ from django.db.models import Case, F, Q, QuerySet, When
 
 from pipeteer_django.pipelines.outcome import Done, Failure, Outcome
 from pipeteer_django.pipelines.pipeline import Pipeline
+from pipeteer_django.pipelines.registry import registry
 from pipeteer_django.queues.claim import plain
 from pipeteer_django.queues.database import DatabaseNow, begin
 from pipeteer_django.queues.deliver import cancel_open
@@ -25,8 +26,13 @@ def push(pipeline: Pipeline[Any, Any], using: str, key: str, value: Any) -> bool
     """Complete an entry by hand. Of several callers one wins; the others, and a key that is not there, get False."""
     checked = pipeline.output.check(value)
     with transaction.atomic(using=using):
-        ids = list(plain(pipeline.Input, using).filter(key=key).values_list("id", flat=True))
-        return bool(_settle(pipeline, using, ids, lambda: Done(checked)).done)
+        entry = plain(pipeline.Input, using).filter(key=key).values_list("id", "caller").first()
+        if entry is None:
+            return False
+        id, caller = entry
+        if caller:
+            registry.find(caller)  # raises: without the caller's code the value would reach nobody
+        return bool(_settle(pipeline, using, [id], lambda: Done(checked)).done)
 
 
 def remove(pipeline: Pipeline[Any, Any], using: str, ids: Iterable[int]) -> int:
@@ -58,7 +64,8 @@ def restart(pipeline: Pipeline[Any, Any], using: str, ids: Sequence[int]) -> int
         now = begin(using)
         rows = plain(pipeline.Input, using).filter(id__in=ids)
         locked = list(rows.order_by("id").select_for_update().values_list("id", flat=True))
-        cancel_open(using, pipeline.id, locked, now)
+        if pipeline.kind == "workflow":
+            cancel_open(using, pipeline.id, locked, now)
         restarted = rows.filter(id__in=locked).update(
             branch=F("branch") + 1, started_at=None, error="", **_fresh(), reserved_by=""
         )
@@ -93,16 +100,19 @@ def edited(values: dict[str, Any]) -> dict[str, Any]:
 
     The order matters: MariaDB assigns from left to right, and all conditions look at reserved_by.
     """
-    available_at: Any = F("available_at")
-    if "available_at" in values:
-        settled_elsewhere = Q(suspended=True) | Q(failed_at__isnull=False)
-        given = values["available_at"]
-        moment = given if hasattr(given, "resolve_expression") else models.Value(given, models.DateTimeField(null=True))
-        available_at = Case(When(settled_elsewhere, then=F("available_at")), default=moment)
     return {
         **values,
         "attempt": Case(When(RESERVED & Q(attempt__gt=0), then=F("attempt") - 1), default=F("attempt")),
-        "available_at": Case(When(RESERVED, then=DatabaseNow()), default=available_at),
+        "available_at": _available_at(values),
         "epoch": F("epoch") + 1,
         "reserved_by": "",
     }
+
+
+def _available_at(values: dict[str, Any]) -> Case:
+    if "available_at" not in values:
+        return Case(When(RESERVED, then=DatabaseNow()), default=F("available_at"))
+    given = DatabaseNow() if values["available_at"] is None else values["available_at"]
+    moment = given if hasattr(given, "resolve_expression") else models.Value(given, models.DateTimeField())
+    asleep_or_failed = Q(suspended=True) | Q(failed_at__isnull=False)
+    return Case(When(asleep_or_failed, then=F("available_at")), default=moment)

@@ -13,19 +13,21 @@ from django.db import IntegrityError, models, router, transaction
 from django.db.models import Q
 from django.utils import timezone
 
-from pipeteer_django.exceptions import DuplicateKey, EngineColumn, EntryChanged, RunGone
+from pipeteer_django.exceptions import DuplicateKey, EngineColumn, EntryChanged, InvalidValue, RunGone
 from pipeteer_django.pipelines.pipeline import Pipeline
 from pipeteer_django.queues import people
 from pipeteer_django.queues.available import Soon
 from pipeteer_django.queues.claim import plain
 from pipeteer_django.queues.database import DatabaseNow
-from pipeteer_django.queues.guards import check_entry, refuse_engine_columns
+from pipeteer_django.queues.guards import check_columns, refuse_engine_columns
 from pipeteer_django.queues.hints import enqueued, wake_on_commit
 from pipeteer_django.queues.results import Run
 
 
 class InputQuerySet(models.QuerySet[Any]):
     """Entries of one queue. The states are exact: each entry is in one of them, or about to be claimed again."""
+
+    _db: str | None
 
     @property
     def _pipeline(self) -> Pipeline[Any, Any]:
@@ -69,7 +71,7 @@ class InputQuerySet(models.QuerySet[Any]):
         return self._moved(people.release(self._engine()))
 
     def restart(self) -> int:
-        """Run workflows again from the beginning. Returns how many."""
+        """Run entries, workflows above all, again from the beginning. Returns how many."""
         return people.restart(self._pipeline, self._alias, list(self.values_list("pk", flat=True)))
 
     def _engine(self) -> models.QuerySet[Any]:
@@ -90,6 +92,7 @@ class InputQuerySet(models.QuerySet[Any]):
         a waiting or failed entry stays as it is.
         """
         refuse_engine_columns(values)
+        check_columns(values)
         return self._moved(self._engine().update(**people.edited(values)))
 
     update.alters_data = True  # type: ignore[attr-defined]
@@ -102,17 +105,45 @@ class InputQuerySet(models.QuerySet[Any]):
     delete.alters_data = True  # type: ignore[attr-defined]
     delete.queryset_only = True  # type: ignore[attr-defined]
 
-    def bulk_create(self, objs: Iterable[Any], *args: Any, **kwargs: Any) -> list[Any]:
+    def update_or_create(
+        self, defaults: Any = None, create_defaults: Any = None, **lookup: Any
+    ) -> tuple[Any, bool]:
+        """Django's, except that an existing entry is saved with no other columns than those in `defaults`."""
+        changes = {name: value() if callable(value) else value for name, value in (defaults or {}).items()}
+        with transaction.atomic(using=self._alias):
+            rows = self.using(self._alias).select_for_update()
+            entry, created = rows.get_or_create(changes if create_defaults is None else create_defaults, **lookup)
+            if not created:
+                for name, value in changes.items():
+                    setattr(entry, name, value)
+                entry.save(using=self._alias, update_fields=list(changes))
+        return entry, created
+
+    update_or_create.alters_data = True  # type: ignore[attr-defined]
+
+    def bulk_create(
+        self,
+        objs: Iterable[Any],
+        batch_size: int | None = None,
+        ignore_conflicts: bool = False,
+        update_conflicts: bool = False,
+        *args: Any,
+        **kwargs: Any,
+    ) -> list[Any]:
         """Enqueue many, with few statements; `update_conflicts` would overwrite what is running and is refused."""
-        if kwargs.get("update_conflicts"):
+        if update_conflicts:
             raise EngineColumn("bulk_create(update_conflicts=True) on a queue would overwrite claimed entries.")
         entries = list(objs)
         for entry in entries:
-            check_entry(entry)
-        created = super().bulk_create(entries, *args, **kwargs)
+            entry.as_new()
+        created = super().bulk_create(entries, batch_size, ignore_conflicts)
+        for entry in created:
+            entry.remember()
         wake_on_commit(self._alias, self._pipeline.id)
         enqueued(self._alias, self._pipeline, [entry.key for entry in created])
         return created
+
+    bulk_create.alters_data = True  # type: ignore[attr-defined]
 
     def bulk_update(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Refused: it would write over entries that moved since they were loaded."""
@@ -146,16 +177,26 @@ class InputManager(models.Manager.from_queryset(InputQuerySet)):  # type: ignore
     ) -> Run:
         """See Pipeline.enqueue."""
         entry = self._entry(value, key=key, output=output, available_at=_moment(delay, run_after), priority=priority)
-        try:
-            # Inside a transaction a failed INSERT would spoil it (PostgreSQL), so a savepoint; alone it needs none.
-            if transaction.get_connection(self._alias).in_atomic_block:
-                with transaction.atomic(using=self._alias):
-                    entry.save(using=self._alias)
+        for last in (False, False, True):
+            try:
+                self._insert(entry)
+            except IntegrityError as error:
+                there = self._duplicate(entry.key, existing, error)
+                if there is not None:
+                    return there
+                if last:
+                    raise
             else:
+                return self._run(entry)
+        raise AssertionError("unreachable")
+
+    def _insert(self, entry: Any) -> None:
+        # Inside a transaction a failed INSERT would spoil it (PostgreSQL), so a savepoint; alone it needs none.
+        if transaction.get_connection(self._alias).in_atomic_block:
+            with transaction.atomic(using=self._alias):
                 entry.save(using=self._alias)
-        except IntegrityError as error:
-            return self._duplicate(entry.key, existing, error)
-        return self._run(entry)
+        else:
+            entry.save(using=self._alias)
 
     async def aenqueue(self, value: Any = None, **options: Any) -> Run:
         """`enqueue` for async code."""
@@ -168,14 +209,15 @@ class InputManager(models.Manager.from_queryset(InputQuerySet)):  # type: ignore
         return [self._run(entry) for entry in queryset.bulk_create(entries, batch_size=1000)]
 
     def _entry(self, value: Any, *, key: str | None, **columns: Any) -> Any:
-        attribute = self.model._meta.get_field("value").attname  # type: ignore[union-attr]
+        attribute = self.model._meta.get_field("value").attname
         stored = self._pipeline.input.to_stored(self._pipeline.input.check(value)) if attribute != "value" else value
         return self.model(**{attribute: stored}, key=str(uuid.uuid4()) if key is None else key, **columns)
 
-    def _duplicate(self, key: str, existing: bool, error: IntegrityError) -> Run:
+    def _duplicate(self, key: str, existing: bool, error: IntegrityError) -> Run | None:
+        """The run that holds the key; None where it has just finished, or something else was wrong."""
         there = plain(self.model, self._alias).filter(key=key).first()
         if there is None:
-            raise error
+            return None
         if existing:
             return self._run(there)
         raise DuplicateKey(
@@ -190,14 +232,14 @@ class InputManager(models.Manager.from_queryset(InputQuerySet)):  # type: ignore
 
     def run(self, key: str, output: str | None = None) -> Run:
         """The newest run of `key`, in the queue or finished; raises RunGone where there never was one."""
-        waiting = plain(self.model, self._alias).filter(key=key).order_by("-id").values_list("id", "output").first()
-        outputs = plain(self._pipeline.Output, self._alias).filter(key=key)
-        if output is not None:
-            outputs = outputs.filter(output=output)
+        wanted = {"key": key} if output is None else {"key": key, "output": output}
+        waiting = plain(self.model, self._alias).filter(**wanted).values_list("id", "output").first()
+        outputs = plain(self._pipeline.Output, self._alias).filter(**wanted)
         finished = outputs.order_by("-run_id").values_list("run_id", "output").first()
         newest = max(filter(None, (waiting, finished)), default=None)
         if newest is None:
-            raise RunGone(f"{self._pipeline.id} has no run under the key {key!r}.")
+            where = "" if output is None else f" with the output {output!r}"
+            raise RunGone(f"{self._pipeline.id} has no run under the key {key!r}{where}.")
         return Run(self._pipeline, newest[0], key, newest[1], self._alias)
 
     def result(self, key: str, *, timeout: float | None = None, output: str | None = None) -> Any:
@@ -229,7 +271,9 @@ class InputManager(models.Manager.from_queryset(InputQuerySet)):  # type: ignore
             yield entry.key, entry.value
 
     def step(self, key: str) -> int | None:
-        """The number of the newest step of the entry `key`, or None."""
+        """The number of the newest step of the entry `key`, or None; only workflows have steps."""
+        if self._pipeline.kind != "workflow":
+            return None
         run = plain(self.model, self._alias).filter(key=key).values_list("id", "branch").first()
         if run is None:
             return None
@@ -241,13 +285,22 @@ class InputManager(models.Manager.from_queryset(InputQuerySet)):  # type: ignore
 def _moment(delay: timedelta | None, run_after: datetime | None) -> datetime:
     if delay is not None and run_after is not None:
         raise ValueError("Give delay or run_after, not both.")
-    if delay is not None and delay < timedelta(0):
-        raise ValueError(f"delay must not be negative, got {delay}.")
-    return run_after or Soon.after(delay or timedelta(0))
+    if run_after is not None:
+        if not isinstance(run_after, datetime) or timezone.is_naive(run_after):
+            raise InvalidValue(f"run_after must be a datetime with a time zone, not {run_after!r}.")
+        return run_after
+    if delay is not None and (not isinstance(delay, timedelta) or delay < timedelta(0)):
+        raise InvalidValue(f"delay must be a timedelta of 0 or more, not {delay!r}.")
+    try:
+        return Soon.after(delay or timedelta(0))
+    except OverflowError as error:
+        raise InvalidValue(f"delay {delay} ends after the year 9999.") from error
 
 
 class OutputQuerySet(models.QuerySet[Any]):
     """Results of one pipeline."""
+
+    _db: str | None
 
     @contextmanager
     def consume(self, output: str = "output") -> Iterator[Any]:

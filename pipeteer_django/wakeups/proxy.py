@@ -67,8 +67,10 @@ class Proxy:
         with contextlib.ExitStack() as undo:
             undo.callback(self._holding.release)
             undo.callback(context.destroy, linger=0)
+            ends = _end(context, zmq.XSUB, self.pub_url), _end(context, zmq.XPUB, self.sub_url)
             try:
-                ends = self._bind(context, zmq.XSUB, self.pub_url), self._bind(context, zmq.XPUB, self.sub_url)
+                self._holding.bind(ends[0], self.pub_url)
+                self._holding.bind(ends[1], self.sub_url)
             except AddressInUse as taken:
                 logger.debug("Not hosting the proxy: %s is in use.", taken)
                 return False
@@ -79,20 +81,20 @@ class Proxy:
         _started.add(self)
         return True
 
-    def _bind(self, context: _Context, kind: int, url: str) -> zmq.Socket[bytes]:
-        end = context.socket(kind)
-        end.setsockopt(zmq.LINGER, 0)
-        end.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
-        end.setsockopt(zmq.BACKLOG, 1000)
-        end.setsockopt(zmq.IPV6, int("[" in url))
-        self._holding.bind(end, url)
-        return end
-
     def _abandon(self) -> None:
         self._holding.abandon()
         if self._context is not None:
             _not_ours.append(self._context)
             self._context = None
+
+
+def _end(context: _Context, kind: int, url: str) -> zmq.Socket[bytes]:
+    end = context.socket(kind)
+    end.setsockopt(zmq.LINGER, 0)
+    end.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
+    end.setsockopt(zmq.BACKLOG, 1000)
+    end.setsockopt(zmq.IPV6, int("[" in url))
+    return end
 
 
 def _forward(frontend: zmq.Socket[bytes], backend: zmq.Socket[bytes], ended: queue.SimpleQueue[None]) -> None:

@@ -22,7 +22,8 @@ class Intake:
     def __init__(self, pipelines: Sequence[Pipeline[Any, Any]], using: str) -> None:
         self._pipelines = {pipeline.id: pipeline for pipeline in pipelines}
         self._using = using
-        self._priorities: dict[str, set[int]] = {id: {0} for id in self._pipelines}
+        self.priorities: dict[str, set[int]] = {id: {0} for id in self._pipelines}
+        """Priorities met so far; a project uses a few of the 201."""
         self._hot: dict[tuple[str, int], None] = {}
         self._turns = 0
         self.next_due: float | None = None
@@ -53,27 +54,22 @@ class Intake:
         seen = self._peek(ids)
         while seen.unknown:
             for id, priority in seen.unknown:
-                self._priorities[id].add(priority)
+                self.priorities[id].add(priority)
             seen = self._peek(ids)
         for target, due in seen.due.items():
             if due <= seen.now:
                 self._hot[target] = None
-        self._forget_unused(ids, seen)
         return [_seconds(due, seen.now) for due in seen.due.values() if due > seen.now]
 
     def _peek(self, ids: Sequence[str]) -> Peeked:
-        queues = {id: (self._pipelines[id].Input, tuple(self._priorities[id])) for id in ids}
+        queues = {id: (self._pipelines[id].Input, tuple(self.priorities[id])) for id in ids}
         return peek(self._using, queues, Queue)
-
-    def _forget_unused(self, ids: Sequence[str], seen: Peeked) -> None:
-        for id in ids:
-            self._priorities[id] = {0} | {p for p in self._priorities[id] if (id, p) in seen.due}
 
     def learn(self, turn: Turn) -> None:
         """Take note of what a committed turn found and made."""
         for id, priority in turn.settled.ready:
             if id in self._pipelines:
-                self._priorities[id].add(priority)
+                self.priorities[id].add(priority)
                 self._hot[id, priority] = None
         for target in turn.emptied:
             self._hot.pop(target, None)

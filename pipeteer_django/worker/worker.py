@@ -20,12 +20,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from django.db import DatabaseError, InterfaceError, ProgrammingError, connections
+from django.db import DatabaseError, InterfaceError, ProgrammingError, connections, router
 from django.utils.module_loading import import_string
 
 from pipeteer_django.conf import settings
 from pipeteer_django.pipelines.outcome import Released
 from pipeteer_django.pipelines.pipeline import Pipeline
+from pipeteer_django.pipelines.registry import registry
 from pipeteer_django.queues.claim import Claim
 from pipeteer_django.queues.database import end_session
 from pipeteer_django.queues.settle import Settled, Ticket
@@ -95,10 +96,9 @@ class Worker:
         self._suspect_waits = False
         self._outage = 0
         self._intake = Intake(self.pipelines, using)
-        self._sweeper = Sweeper(pipelines, using)
+        self._sweeper = Sweeper(_living_in(using), using)
         self._database = ThreadPoolExecutor(1, thread_name_prefix="pipeteer-database")
-        app = import_string(settings().CONTEXT)() if settings().CONTEXT else None
-        self._crew = Crew(self.concurrency, using, app, self._ended)
+        self._crew = Crew(self.concurrency, using, _users_context(), self._ended)
 
     # From outside
 
@@ -140,7 +140,7 @@ class Worker:
             using=self.using,
             pipelines=self.pipelines,
             held=lambda: list(self._claims.values()),
-            lost=lambda pipeline, epochs: self._loop.call_soon_threadsafe(self._crew.abandon, pipeline.id, epochs),
+            lost=self._lost,
             lag=self._lag,
         )
         renewal.start()
@@ -235,6 +235,10 @@ class Worker:
             async with asyncio.timeout(max(0.0, min(moments) - now)):
                 await self._nudge.wait()
 
+    def _lost(self, pipeline: Pipeline[Any, Any], epochs: dict[int, int]) -> None:
+        """Called by the renewal thread: somebody else has these now."""
+        self._loop.call_soon_threadsafe(self._crew.abandon, pipeline.id, epochs)
+
     def _ended(self, claim: Claim, ended: Ended) -> None:
         """Called by the crew."""
         if isinstance(ended, Settled):
@@ -267,7 +271,7 @@ class Worker:
 
     def _in_database(self, work: _Work) -> Turn:
         if work.sweep:
-            for topic in self._sweeper.sweep():
+            for topic in self._sweeper.sweep(self._intake.priorities):
                 publish(topic)
         if work.look:
             self._intake.look()
@@ -334,3 +338,13 @@ class Worker:
                 time.sleep(_LATER if tickets else 0)
         except (DatabaseError, InterfaceError) as error:
             logger.error("Could not hand entries back; their leases will run out: %s", error)
+
+
+def _living_in(using: str) -> list[Pipeline[Any, Any]]:
+    """All pipelines of a database: a sweep repairs those that no worker runs, too."""
+    return [pipeline for pipeline in registry if router.db_for_write(pipeline.Input) == using]
+
+
+def _users_context() -> Any:
+    path = settings().CONTEXT
+    return import_string(path)() if path else None

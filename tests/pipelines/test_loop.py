@@ -100,22 +100,18 @@ class TestRunning:
         assert asyncio.run(outer()) == 1
 
     def test_runs_in_a_task_of_another_loop_which_steps_aside(self, loop: DurableLoop) -> None:
-        seen: list[Any] = []
-
-        async def main() -> None:
-            seen.append(asyncio.current_task(outer_loop))
-            seen.append(asyncio.current_task())
-
         async def outer() -> None:
-            nonlocal outer_loop
             outer_loop = asyncio.get_running_loop()
+
+            async def main() -> list[Any]:
+                return [asyncio.current_task(outer_loop), asyncio.current_task()]
+
             task = drive(loop, main)
-            assert seen == [None, task]
+            assert task.result() == [None, task]
             assert asyncio.current_task() is not None
             async with asyncio.timeout(1):
                 await asyncio.sleep(0.001)
 
-        outer_loop: Any = None
         asyncio.run(outer())
 
     def test_the_outer_loop_is_back_after_an_exit(self, loop: DurableLoop) -> None:

@@ -15,12 +15,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeteer_django.exceptions import InvalidValue, NotDurable, StepFailed
 from pipeteer_django.pipelines import loop as loop_module
 from pipeteer_django.pipelines.outcome import Call, Consumed, Done, Failed, Parked, RecordedStep, Waiting
+from pipeteer_django.pipelines.pipeline import Pipeline
 from pipeteer_django.pipelines.replay import Run, WorkflowContext, in_order, run
 from pipeteer_django.pipelines.signature import ValueType
 
@@ -40,8 +41,8 @@ class Fake:
 
 
 INT, ANY = ValueType.of(int), ValueType.of(Any)
-double: Any = Fake("double", INT, INT)
-halve: Any = Fake("halve", INT, INT)
+double: Pipeline[int, int] = Fake("double", INT, INT)  # type: ignore[assignment]
+halve: Pipeline[int, int] = Fake("halve", INT, INT)  # type: ignore[assignment]
 nothing: Any = Fake("nothing", ValueType.of(None), ValueType.of(None))
 
 Workflow = Callable[[Any, WorkflowContext], Coroutine[Any, Any, Any]]
@@ -340,7 +341,7 @@ class TestCalls:
     def test_a_value_that_does_not_fit_is_refused_at_the_call(self) -> None:
         async def main(x: int, ctx: WorkflowContext) -> int:
             with pytest.raises(InvalidValue):
-                ctx.call(double, "many")
+                ctx.call(double, "many")  # type: ignore[misc]
             return await ctx.call(double, 1)
 
         history = History(main)
@@ -567,9 +568,8 @@ class TestWarm:
         warm.recorded(history.settle(warm.outcome()))
         for index in (1, 0):
             warm.feed(history.finish(index, 6))
-        assert (outcome := warm.outcome()) == Waiting(
-            calls=(Call(2, double, 12, 12),), consumed=(Consumed(101, 1), Consumed(100, 2))
-        )
+        outcome = warm.outcome()
+        assert outcome == Waiting(calls=(Call(2, double, 12, 12),), consumed=(Consumed(101, 1), Consumed(100, 2)))
         warm.recorded(history.settle(outcome))
         assert warm.outcome() == Waiting()
         warm.feed(history.finish(2, 24))
@@ -922,6 +922,7 @@ def trees(inner: st.SearchStrategy[Node]) -> st.SearchStrategy[Node]:
     return st.builds(Node, kind=st.sampled_from(KINDS), parts=parts)
 
 
+@settings(deadline=None)
 @given(tree=st.recursive(calls, trees, max_leaves=12), seed=st.integers(0, 2**32), batch=st.integers(1, 3))
 def test_a_replay_repeats_the_run_that_was_never_interrupted(tree: Node, seed: int, batch: int) -> None:
     """Random children finish or fail in random order; the run kept in memory and the replays must never differ."""

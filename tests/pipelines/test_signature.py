@@ -64,6 +64,11 @@ class Tagged:
     more: Any = None
 
 
+@dataclass
+class Broken:
+    x: Nowhere  # type: ignore[name-defined]  # noqa: F821
+
+
 class Customer(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(strict=True, extra="forbid")
 
@@ -92,7 +97,7 @@ AN_UUID = UUID("a05b0561-a1ca-4024-be6a-79f320f8c964")
     [
         (int, "native", False, int),
         (UserId, "native", False, int),
-        (Optional[int], "native", True, int),
+        (Optional[int], "native", True, int),  # noqa: UP045
         (int | None, "native", True, int),
         (Annotated[int, pydantic.Field(gt=0)], "native", False, int),
         (Annotated[int | None, pydantic.Field(gt=0)], "native", True, int),
@@ -117,7 +122,7 @@ AN_UUID = UUID("a05b0561-a1ca-4024-be6a-79f320f8c964")
         (pydantic.JsonValue, "json", True, None),
         (None, "none", True, None),
         (User, "model", False, None),
-        (Optional[User], "model", True, None),
+        (User | None, "model", True, None),
         (Annotated[Decimal, models.DecimalField(max_digits=5, decimal_places=2)], "native", False, None),
         (Annotated[list[int], models.JSONField()], "json", False, None),
     ],
@@ -129,7 +134,7 @@ def test_an_annotation_is_read(annotation: Any, kind: str, nullable: bool, nativ
 
 
 def test_the_given_field_is_found() -> None:
-    column = models.DecimalField(max_digits=5, decimal_places=2)
+    column: Any = models.DecimalField(max_digits=5, decimal_places=2)
     assert ValueType.of(Annotated[Decimal, "a remark", column]).given_field is column
 
 
@@ -158,7 +163,7 @@ def test_what_pydantic_cannot_validate_is_refused() -> None:
         (Colour, "red", Colour.RED),
         (Colour, Colour.RED, Colour.RED),
         (Level, 2, Level.HIGH),
-        (Optional[int], None, None),
+        (int | None, None, None),
         (Order, {"qty": "2"}, Order(2)),
         (list[Order], ({"qty": 1},), [Order(1)]),
         (tuple[int, str], [1, "a"], (1, "a")),
@@ -258,8 +263,8 @@ ROUND_TRIPS = [
     (Mixed, Mixed.TWO),
     (Literal["a", "b"], "b"),
     (Literal[True], True),
-    (Optional[datetime], None),
-    (Optional[datetime], NOON),
+    (datetime | None, None),
+    (datetime | None, NOON),
     (Decimal, Decimal("1.10")),
     (Annotated[Decimal, models.DecimalField(max_digits=5, decimal_places=2)], Decimal("1.10")),
     (list[datetime], [NOON]),
@@ -310,13 +315,20 @@ def test_the_stored_forms() -> None:
 offsets = st.integers(-1439, 1439).map(lambda minutes: timezone(timedelta(minutes=minutes)))
 
 
+def test_a_name_missing_inside_a_type_is_found_at_once() -> None:
+    with pytest.raises(DefinitionError, match="Broken.* cannot be validated: .*Nowhere"):
+        ValueType.of(list[Broken])
+
+
 @pytest.mark.parametrize("annotation", [set[str], frozenset[str], Any, dict[int, tuple[set[str], int]], Tagged])
 def test_a_set_is_written_in_the_same_order_by_every_process(annotation: Any) -> None:
     words = {f"word {number}" for number in range(100)}
     value: Any = {1: (words, 1)} if annotation == dict[int, tuple[set[str], int]] else words
     value = Tagged(words) if annotation is Tagged else value
     written = json.dumps(ValueType.of(annotation).to_json(value))
-    assert [written.index(f'"{word}"') for word in sorted(words)] == sorted(written.index(f'"{word}"') for word in words)
+    assert [written.index(f'"{word}"') for word in sorted(words)] == sorted(
+        written.index(f'"{word}"') for word in words
+    )
 
 
 @given(st.datetimes(timezones=offsets | st.just(UTC)))
@@ -374,8 +386,8 @@ def test_a_row_may_be_given_in_three_ways() -> None:
     assert value_type.check(row := saved()) is row
     assert value_type.check(7) == ModelReference(User, 7)
     assert value_type.from_stored(7) == value_type.from_json(7) == ModelReference(User, 7)
-    assert ValueType.of(Optional[User]).from_stored(None) is None
-    assert ValueType.of(Optional[User]).to_stored(None) is None
+    assert ValueType.of(User | None).from_stored(None) is None
+    assert ValueType.of(User | None).to_stored(None) is None
 
 
 @pytest.mark.parametrize("row", [None, "x", True, 1.5, [], saved(Group), ModelReference(Group, 7)])
@@ -461,9 +473,9 @@ def test_tasks_are_read() -> None:
     assert (signature.input.kind, signature.output.model, signature.output.nullable) == ("none", User, True)
 
 
-def untyped(x, ctx) -> int: ...  # type: ignore[no-untyped-def]
+def untyped(x, ctx) -> int: ...  # type: ignore[no-untyped-def,empty-body]
 def no_result(x: int): ...  # type: ignore[no-untyped-def]
-def unknown(x: Nowhere) -> int: ...  # type: ignore[name-defined]  # noqa: F821
+def unknown(x: Nowhere) -> int: ...  # type: ignore[name-defined,empty-body]  # noqa: F821
 def many(x: int, y: int, ctx: Context) -> int: ...  # type: ignore[empty-body]
 def stars(*x: int) -> int: ...  # type: ignore[empty-body]
 def keywords(x: int, *, y: int = 1) -> int: ...  # type: ignore[empty-body]

@@ -41,7 +41,21 @@ def portable_enough(value: Any) -> bool:
 
 @pytest.mark.parametrize(
     "value",
-    [None, True, 0, [-(10**400), 10**4300 - 1], 1e308, -0.0, "", "\x01 \u2028 é 😀", [], {}, {"": ()}, (1, [2]), nested(30)],
+    [
+        None,
+        True,
+        0,
+        [-(10**400), 10**4300 - 1],
+        1e308,
+        -0.0,
+        "",
+        "\x01 \u2028 é 😀",
+        [],
+        {},
+        {"": ()},
+        (1, [2]),
+        nested(30),
+    ],
 )
 def test_what_every_database_keeps_is_accepted(value: Any) -> None:
     check_portable(value, max_bytes=LIMIT)
@@ -126,7 +140,8 @@ def test_what_a_database_may_change_compares_equal(one: Any, other: Any) -> None
 
 
 @pytest.mark.parametrize(
-    ("one", "other"), [(1, True), (0, False), (0, None), ("1", 1), ([], {}), ([1, 2], [2, 1]), (0.1, 0.2), (2**53, 2**53 + 1)]
+    ("one", "other"),
+    [(1, True), (0, False), (0, None), ("1", 1), ([], {}), ([1, 2], [2, 1]), (0.1, 0.2), (2**53, 2**53 + 1)],
 )
 def test_what_differs_compares_unequal(one: Any, other: Any) -> None:
     assert canonical(one) != canonical(other)

@@ -6,13 +6,13 @@ import copy
 import json
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from enum import Enum, IntEnum, StrEnum
-from typing import Annotated, Any, Literal, Optional
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import pytest
@@ -96,7 +96,7 @@ def table(model: Any) -> Iterator[Any]:
 def own_app(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """An app for the models of one test: fixtures name a model by its installed app."""
     config = AppConfig(LABEL, sys.modules[__name__])
-    config.apps, config.models, config.models_module = apps, apps.all_models[LABEL], None  # type: ignore[attr-defined]
+    config.apps, config.models, config.models_module = apps, apps.all_models[LABEL], None
     monkeypatch.setitem(apps.app_configs, LABEL, config)
     yield
     apps.all_models.pop(LABEL, None)
@@ -110,7 +110,7 @@ def own_app(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     ("annotation", "path", "options"),
     [
         (int, "BigIntegerField", {}),
-        (Optional[int], "BigIntegerField", {"null": True, "blank": True}),
+        (int | None, "BigIntegerField", {"null": True, "blank": True}),
         (str, "TextField", {}),
         (bool, "BooleanField", {}),
         (float, "FloatField", {}),
@@ -188,17 +188,22 @@ def state_of(model: Any) -> ProjectState:
     return state
 
 
+def changes(before: ProjectState, after: ProjectState) -> dict[str, list[Any]]:
+    detector: Any = MigrationAutodetector(before, after)
+    return detector._detect_changes()  # type: ignore[no-any-return]
+
+
 def test_a_new_member_is_no_migration_and_migrations_import_nothing_of_ours() -> None:
     before, after = model_of(Literal["a"]), model_of(Literal["a", "b"])
-    assert MigrationAutodetector(state_of(before), state_of(after))._detect_changes() == {}
+    assert changes(state_of(before), state_of(after)) == {}
     before, after = model_of(Item), model_of(list[Item])
-    assert MigrationAutodetector(state_of(before), state_of(after))._detect_changes() == {}
-    changes = MigrationAutodetector(ProjectState(), state_of(after))._detect_changes()
-    assert "pipeteer" not in MigrationWriter(changes[LABEL][0]).as_string()
+    assert changes(state_of(before), state_of(after)) == {}
+    created = changes(ProjectState(), state_of(after))[LABEL]
+    assert "pipeteer" not in MigrationWriter(created[0]).as_string()
 
 
 def test_no_system_check_complains() -> None:
-    for annotation in (int, Colour, Level, Item, Group, Money, None, Optional[str], Literal[True]):
+    for annotation in (int, Colour, Level, Item, Group, Money, None, str | None, Literal[True]):
         assert model_of(annotation).check() == []
     assert make_model(key=KeyField()).check() == []
 
@@ -208,7 +213,7 @@ def test_no_system_check_complains() -> None:
 STORED: list[tuple[Any, Any]] = [
     (int, -(2**63)),
     (int, 2**63 - 1),
-    (Optional[int], None),
+    (int | None, None),
     (str, " é😀\n"),
     (str, ""),
     (bool, False),
@@ -221,13 +226,13 @@ STORED: list[tuple[Any, Any]] = [
     (timedelta, timedelta(microseconds=2**63 - 1)),
     (UUID, AN_UUID),
     (Colour, Colour.DARK_BLUE),
-    (Optional[Colour], None),
+    (Colour | None, None),
     (Level, Level.HIGH),
     (Shade, Shade.LIGHT),
     (Literal["a", "b"], "b"),
     (Literal[True], True),
     (Item, Item("x", 2)),
-    (Optional[Item], None),
+    (Item | None, None),
     (Decimal, Decimal("1.10")),
     (Money, Decimal("1.10")),
     (Annotated[str, Upper(max_length=5)], "ABC"),
@@ -315,12 +320,13 @@ REFUSED: list[tuple[Any, Any, str]] = [
 @pytest.mark.parametrize(("annotation", "value", "reason"), REFUSED)
 def test_no_way_in_stores_what_does_not_fit(annotation: Any, value: Any, reason: str) -> None:
     with table(model_of(annotation)) as model:
-        for write in (
+        ways_in: list[Callable[[], object]] = [
             lambda: model.objects.create(value=value),
             lambda: model.objects.bulk_create([model(value=value)]),
             lambda: model(value=value).save_base(raw=True),  # as loaddata does
             lambda: model.objects.update(value=value),
-        ):
+        ]
+        for write in ways_in:
             with pytest.raises(InvalidValue, match=reason), transaction.atomic():
                 write()
         assert not model.objects.exists()
@@ -362,7 +368,7 @@ def test_lookups_take_typed_values() -> None:
         assert model.objects.filter(value=Item("x", 2)).exists()
         assert model.objects.filter(value__name="x", value__qty__gt=1).exists()
         assert list(model.objects.values_list("value__name", flat=True)) == ["x"]
-    with table(model_of(Optional[Item])) as model:
+    with table(model_of(Item | None)) as model:
         model.objects.create(value=None)
         assert model.objects.filter(value__isnull=True).exists()
 
@@ -413,18 +419,18 @@ def form_of(model: Any, data: dict[str, Any] | None = None, instance: Any = None
     ("annotation", "entered", "value"),
     [
         (int, "5", 5),
-        (Optional[int], "", None),
+        (int | None, "", None),
         (bool, "", False),
         (str, " x ", " x "),
-        (Optional[str], "", None),
+        (str | None, "", None),
         (datetime, "2024-02-29 12:00", datetime(2024, 2, 29, 12, tzinfo=UTC)),
         (Colour, "blue", Colour.DARK_BLUE),
-        (Optional[Colour], "", None),
+        (Colour | None, "", None),
         (Level, "2", Level.HIGH),
         (Literal["a", "b"], "b", "b"),
         (Item, '{"name": "x"}', Item("x")),
         (list[int], "[]", []),
-        (Optional[Item], "", None),
+        (Item | None, "", None),
         (Any, '"text"', "text"),
         (Money, "1.10", Decimal("1.10")),
     ],
@@ -491,9 +497,11 @@ scalars = (
 )
 json_like = st.recursive(
     scalars,
-    lambda inner: st.lists(inner, max_size=4)
-    | st.dictionaries(st.text(st.characters(exclude_categories=[])), inner, max_size=4)
-    | inner.map(lambda value: [[[[[[[[[[[[[[[value]]]]]]]]]]]]]]]),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.text(st.characters(exclude_categories=[])), inner, max_size=4)
+        | inner.map(lambda value: [[[[[[[[[[[[[[[value]]]]]]]]]]]]]]])
+    ),
     max_leaves=15,
 )
 natives = {
@@ -520,7 +528,7 @@ def test_any_json_is_stored_and_read_back_equal_or_refused() -> None:
     with table(model_of(Any)) as model:
 
         @given(json_like)
-        @hypothesis_settings(max_examples=400, deadline=None, database=None)
+        @hypothesis_settings(max_examples=300, deadline=None, database=None)
         def check(value: Any) -> None:
             nonlocal accepted, refused
             try:
@@ -545,7 +553,7 @@ def test_any_native_value_is_stored_and_read_back_equal_or_refused(annotation: A
     with table(model_of(annotation)) as model:
 
         @given(natives[annotation])
-        @hypothesis_settings(max_examples=1500, deadline=None, database=None)
+        @hypothesis_settings(max_examples=150, deadline=None, database=None)
         def check(value: Any) -> None:
             try:
                 assert comparable(store(model, value)) == comparable(value)
@@ -559,7 +567,11 @@ def test_any_native_value_is_stored_and_read_back_equal_or_refused(annotation: A
 
 
 def test_a_key_field_stays_itself_in_migrations() -> None:
-    assert KeyField(max_length=200).deconstruct()[1:] == ("pipeteer_django.queues.fields.KeyField", [], {"max_length": 200})
+    assert KeyField(max_length=200).deconstruct()[1:] == (
+        "pipeteer_django.queues.fields.KeyField",
+        [],
+        {"max_length": 200},
+    )
 
 
 @pytest.mark.django_db(transaction=True)
@@ -593,11 +605,12 @@ def test_keys_that_differ_are_different_keys() -> None:
 )
 def test_a_bad_key_is_refused(key: Any, reason: str) -> None:
     with table(make_model(key=KeyField())) as model:
-        for write in (
+        ways_in: list[Callable[[], object]] = [
             lambda: model.objects.create(key=key),
             lambda: model.objects.bulk_create([model(key=key)]),
             lambda: model.objects.update(key=key),
-        ):
+        ]
+        for write in ways_in:
             with pytest.raises(InvalidValue, match=f"^key: .*{reason}"):
                 write()
         assert "key" in form_of(model, {"key": key}).errors

@@ -48,12 +48,17 @@ def raw(urls: Urls) -> Iterator[Raw]:
     made.context.destroy(linger=0)
 
 
+class Quiet(BaseHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
 @pytest.fixture
 def web_server(urls: Urls) -> Iterator[None]:
     """Something else lives at PUB_URL."""
     socketserver.TCPServer.allow_reuse_address = True
     address = ("127.0.0.1", int(urls.pub.rpartition(":")[2]))
-    with socketserver.ThreadingTCPServer(address, BaseHTTPRequestHandler) as server:
+    with socketserver.ThreadingTCPServer(address, Quiet) as server:
         server.daemon_threads = True
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield

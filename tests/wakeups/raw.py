@@ -89,6 +89,11 @@ class Raw:
         return made
 
 
+def send(publisher: zmq.Socket[bytes], frame: bytes) -> bool:
+    publisher.send(frame)
+    return True
+
+
 def silent(subscriber: zmq.Socket[bytes], seconds: float = 0.3) -> bool:
     return not subscriber.poll(int(seconds * 1000))
 
@@ -150,6 +155,31 @@ print("up", flush=True)
 assert proxy.run()
 print("stopped", flush=True)
 """
+
+
+PROXY_WITH_ORPHAN = """
+conf = settings.PIPETEER
+proxy = Proxy(conf["PUB_URL"], conf["SUB_URL"])
+assert proxy.start()
+sys.stdin.readline()    # when told to, fork a child that outlives its killed parent, until the pipe is closed
+if os.fork():
+    print("up", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def orphaning_proxy_process(
+    urls: Urls, connected: Callable[[], None] = lambda: None
+) -> Iterator[subprocess.Popen[str]]:
+    """A host that forks a child, after `connected()` returned."""
+    with running(PROXY_WITH_ORPHAN, urls) as process:
+        connected()
+        assert process.stdin is not None
+        process.stdin.write("fork\n")
+        process.stdin.flush()
+        assert line(process) == "up"
+        yield process
 
 
 @contextmanager
