@@ -1,4 +1,4 @@
-"""What happens, as Django signals: sent outside transactions, by `send_robust`, so that a receiver cannot harm the engine.
+"""What happens, as Django signals: sent outside transactions and robustly, so that no receiver harms the engine.
 
 The sender is the pipeline object. Logging and metrics are receivers of these.
 """
@@ -10,7 +10,10 @@ entry_enqueued = Signal()
 attempt_started = Signal()
 """A worker is about to run the function. Arguments: `run_id`, `key`, `attempt`."""
 attempt_finished = Signal()
-"""An attempt was settled. Arguments: `run_id`, `key`, `attempt`, `outcome` ("done", "waiting", "retry", "failed", "released", "lost")."""
+"""An attempt was settled. Arguments: `run_id`, `key`, `attempt`, `outcome`.
+
+`outcome` is "done", "waiting", "retry", "failed", "released" or "lost".
+"""
 entry_failed = Signal()
 """An attempt failed. Arguments: `run_id`, `key`, `attempt`, `error` (traceback), `gave_up` (bool)."""
 run_finished = Signal()

@@ -16,7 +16,7 @@ from pipeteer_django.queues.settle import Settled, Ticket
 from pipeteer_django.queues.turn import Appetite, take_turn, ticket_of
 from pipeteer_django.worker.attempts import Attempt, Ended, refuse, run_on_thread, run_workflow
 from pipeteer_django.worker.intake import Intake
-from pipeteer_django.worker.reports import report_settled, report_started
+from pipeteer_django.worker.reports import Claims, report_settled, report_started
 from pipeteer_django.worker.service import alias, chosen
 
 _ROUNDS = 100_000
@@ -32,6 +32,7 @@ def drain(*pipelines: Pipeline[Any, Any], app: Any = None) -> int:
     commit: Strategy = nested if connections[using].in_atomic_block else durable
     intake = Intake(served, using)
     tickets: list[Ticket] = []
+    claims: Claims = {}
     attempts = 0
     for _ in range(_ROUNDS):
         intake.look()
@@ -42,13 +43,19 @@ def drain(*pipelines: Pipeline[Any, Any], app: Any = None) -> int:
             commit=commit,
         )
         intake.learn(turn)
-        report_settled(turn.settled, {})
+        report_settled(turn.settled, claims)
         report_started(turn.claims)
-        if not turn.claims and not intake.hot:
+        if not turn.claims and not turn.settled.later and not intake.hot:
             return attempts
         attempts += len(turn.claims)
-        ended = [(claim, _run(Attempt(claim, app, using), commit)) for claim in turn.claims]
-        tickets = [ticket_of(claim, e) for claim, e in ended if e is not None and not isinstance(e, Settled)]
+        claims |= {(claim.pipeline.id, claim.id): claim for claim in turn.claims}
+        tickets = turn.settled.later
+        for claim in turn.claims:
+            ended = _run(Attempt(claim, app, using), commit)
+            if isinstance(ended, Settled):
+                report_settled(ended, claims)
+            elif ended is not None:
+                tickets.append(ticket_of(claim, ended))
     raise AssertionError(
         f"drain() made {_ROUNDS} turns without coming to an end. Does a workflow call itself for ever?"
     )

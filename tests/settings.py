@@ -2,8 +2,10 @@
 
 Worker processes that a test starts use this module too: the fixture `worker_env` hands them the test database
 (PIPETEER_TEST_DATABASE_NAME) and this run's ports (PIPETEER_TEST_PORTS). PIPETEER_TEST_WAKEUPS=0 turns wake-ups off.
+PIPETEER_TEST_SETTINGS='{"POLL_INTERVAL": 30}' overrides single settings; a RESERVE is in seconds.
 """
 
+import json
 import os
 from datetime import timedelta
 
@@ -20,10 +22,11 @@ PIPETEER = {
     "PUB_URL": f"tcp://127.0.0.1:{PROXY_PORTS[0]}",
     "SUB_URL": f"tcp://127.0.0.1:{PROXY_PORTS[1]}",
     "WAKEUPS": os.environ.get("PIPETEER_TEST_WAKEUPS", "1") != "0",
-    "RESERVE": timedelta(seconds=2),
+    "RESERVE": 2,
     "POLL_INTERVAL": 0.2,
     "SWEEP_INTERVAL": 1.0,
-}
+} | json.loads(os.environ.get("PIPETEER_TEST_SETTINGS", "{}"))
+PIPETEER["RESERVE"] = timedelta(seconds=PIPETEER["RESERVE"])
 
 INSTALLED_APPS = [
     "django.contrib.admin",
@@ -34,6 +37,8 @@ INSTALLED_APPS = [
     "pipeteer_django",
     "tests.testapp",
     "tests.bareapp",
+    "tests.trouble",
+    "tests.perils",
 ]
 MIDDLEWARE = [
     "django.contrib.sessions.middleware.SessionMiddleware",

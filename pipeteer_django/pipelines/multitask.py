@@ -16,7 +16,9 @@ Merged = TypeVar("Merged")
 class Multitask(Generic[Merged]):
     """Merges the artifacts of tasks (or of other multitasks); it has no queue of its own."""
 
-    def __init__(self, function: Callable[..., Merged], parts: tuple[Task[Any, Any, Any] | Multitask[Any], ...]) -> None:
+    def __init__(
+        self, function: Callable[..., Merged], parts: tuple[Task[Any, Any, Any] | Multitask[Any], ...]
+    ) -> None:
         if not parts:
             raise DefinitionError(f"{place(function)}: name at least one task, @pipeteer.multitask(approve, review).")
         for part in parts:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
 
 from pipeteer_django.exceptions import NotReady
 from pipeteer_django.pipelines.registry import place, registry
-from pipeteer_django.pipelines.signature import Signature, ValueType, function_signature
+from pipeteer_django.pipelines.signature import Signature, function_signature
+from pipeteer_django.pipelines.valuetype import ValueType
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -29,7 +30,9 @@ class Pipeline(Generic[A, B]):
     runs_here: ClassVar[bool] = True
     """Whether workers run it (a task is completed by people)."""
 
-    def __init__(self, function: Callable[..., Any], *, id: str | None = None, reserve: timedelta | None = None) -> None:
+    def __init__(
+        self, function: Callable[..., Any], *, id: str | None = None, reserve: timedelta | None = None
+    ) -> None:
         self.function = function
         self.id = id or function.__name__
         self.reserve = reserve
@@ -124,7 +127,7 @@ class Pipeline(Generic[A, B]):
         return cast("list[Any]", self.Input.objects.enqueue_many(values, output=output, priority=priority))
 
     def result(self, key: str, *, timeout: float | None = None, output: str | None = None) -> B:
-        """Wait for the newest run of `key`: its value, or RunFailed, RunGone, or TimeoutError after `timeout` seconds."""
+        """Wait for the newest run of `key`. Raises RunFailed, RunGone, or TimeoutError after `timeout` seconds."""
         return cast(B, self.Input.objects.result(key, timeout=timeout, output=output))
 
     async def aresult(self, key: str, *, timeout: float | None = None, output: str | None = None) -> B:

@@ -64,7 +64,9 @@ class Registry:
         if id in self._pipelines:
             return self._pipelines[id]
         near = difflib.get_close_matches(id, self._pipelines)
-        hint = f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(sorted(self._pipelines)) or 'none'}."
+        hint = (
+            f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(sorted(self._pipelines)) or 'none'}."
+        )
         raise PipeteerError(f"No pipeline is called {id!r}. {hint}")
 
     def __iter__(self) -> Iterator[Pipeline[Any, Any]]:

@@ -29,7 +29,7 @@ from pipeteer_django.pipelines.values import canonical
 
 if TYPE_CHECKING:
     from pipeteer_django.pipelines.pipeline import Pipeline
-    from pipeteer_django.pipelines.signature import ValueType
+    from pipeteer_django.pipelines.valuetype import ValueType
 
 A = TypeVar("A")
 B = TypeVar("B")

@@ -53,9 +53,7 @@ class Task(Pipeline[A, B], Generic[A, B, Artifact]):
         return bool(await self.Input.objects.apush(key, value))
 
 
-def task(
-    *, id: str | None = None
-) -> Callable[[Callable[[type[InputT[A]], Push[B]], Artifact]], Task[A, B, Artifact]]:
+def task(*, id: str | None = None) -> Callable[[Callable[[type[InputT[A]], Push[B]], Artifact]], Task[A, B, Artifact]]:
     """Make `def f(Input: type[InputT[A]], push: Push[B])` a task: values of type A wait until somebody pushes a B."""
 
     def decorate(function: Callable[[type[InputT[A]], Push[B]], Artifact]) -> Task[A, B, Artifact]:

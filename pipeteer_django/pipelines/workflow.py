@@ -18,7 +18,9 @@ class Workflow(Pipeline[A, B]):
 
     kind: ClassVar[str] = "workflow"
 
-    def __init__(self, function: Callable[..., Any], *, id: str | None = None, reserve: timedelta | None = None) -> None:
+    def __init__(
+        self, function: Callable[..., Any], *, id: str | None = None, reserve: timedelta | None = None
+    ) -> None:
         if not inspect.iscoroutinefunction(function):
             raise DefinitionError(
                 f"{place(function)} is a sync function, and a workflow must be able to wait: write `async def`. "

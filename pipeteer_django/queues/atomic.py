@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
-from django.db import DatabaseError, connections
+from django.db import DatabaseError, InterfaceError, connections
 from django.db.backends.signals import connection_created
 
 from pipeteer_django.exceptions import BrokenAtomicity, LeaseLost, LostTransaction
@@ -47,12 +47,12 @@ def run_atomic(claim: Claim, using: str, body: Callable[[], Any], commit: Strate
     watch_threads(using)
     try:
         settled = _run(claim, using, body, commit)
-    except DatabaseError as error:
+    except (DatabaseError, InterfaceError) as error:
         if not is_disconnect(error):
             raise
         # The reply to COMMIT may be what was lost. My epoch still there means the writes are gone too.
         settled = Settled(done=[ticket_of(claim, Done(None))])
-        if not resolve(settled, [], using, "", commit):
+        if resolve(settled, [], using, "", commit) is None:
             raise
     return _after(claim, settled, using, commit)
 
@@ -82,7 +82,7 @@ def _after(claim: Claim, settled: Settled, using: str, commit: Strategy) -> Sett
     try:
         with commit(using):
             woken = wake_callers(settled.done, using=using, now=begin(using))
-    except DatabaseError:
+    except (DatabaseError, InterfaceError):
         return settled  # the sweep wakes the caller
     settled.topics |= woken.topics
     settled.ready |= woken.ready

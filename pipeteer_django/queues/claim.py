@@ -75,10 +75,10 @@ def claim(
     worker is `alone` (has nothing else at risk).
     """
     rows = _lock_candidates(pipeline, using, priority, limit, now)
-    emptied = len(rows) < limit
+    emptied = len(rows) < limit and not any(row["reserved_by"] for row in rows)
     rows, suspect_first = _without_company(rows, alone)
     if not rows:
-        return Claimed(emptied=emptied and not suspect_first, suspect_first=suspect_first)
+        return Claimed(emptied=emptied, suspect_first=suspect_first)
     _reserve(pipeline, using, [row["id"] for row in rows], now, worker)
     claims = [_claim(pipeline, row, now) for row in rows]
     load_steps(pipeline, using, claims)

@@ -25,6 +25,7 @@ LOCK_TIMEOUT = 5
 
 _VENDORS = {"sqlite": "SQLite", "postgresql": "PostgreSQL", "mysql": "MariaDB"}
 _CONTENTION_STATES = {"40001", "40P01", "55P03"}
+_NO_SUCH_THREAD = 1094
 _CONTENTION_NUMBERS = {1020, 1205, 1213}
 
 
@@ -39,6 +40,11 @@ def refuse_unsupported(connection: BaseDatabaseWrapper) -> None:
             "pipeteer_django does not run on MySQL: it lacks INSERT ... RETURNING, which a turn needs. "
             "Use MariaDB 10.6 or newer."
         )
+
+
+def binary_collation(connection: Any) -> str | None:
+    """The collation under which keys are equal only if their bytes are, where the database's own is not such."""
+    return "utf8mb4_nopad_bin" if connection.vendor == "mysql" else None
 
 
 # Time
@@ -69,6 +75,13 @@ def aware(value: Any) -> datetime | None:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
+def time_of(using: str) -> datetime:
+    """The database's time, nothing else: for transactions that are the user's."""
+    connection = connections[using]
+    moment = aware(fetch(using, f"SELECT {clock(connection)}")[0][0]) if connection.vendor != "sqlite" else None
+    return moment or timezone.now()
+
+
 def begin(using: str) -> datetime:
     """Call first in an engine transaction: bounds its lock waits and returns the database's time."""
     connection = connections[using]
@@ -96,9 +109,23 @@ def _bound_lock_waits(connection: Any, cursor: Any) -> None:
 # Set-based writes
 
 
-def _prepared(model: type[models.Model], columns: Sequence[str], connection: Any) -> list[Callable[[Any], Any]]:
-    fields = [model._meta.get_field(name) for name in columns]
-    return [lambda value, f=f: f.get_db_prep_save(value, connection) for f in fields]  # type: ignore[misc]
+def _parameters(
+    model: type[models.Model], columns: Sequence[str], rows: Iterable[Sequence[Any]], connection: Any
+) -> list[Any]:
+    """All values in the form the database takes; a column's value that is the previous row's is prepared once."""
+    prepare = [model._meta.get_field(name).get_db_prep_save for name in columns]  # type: ignore[union-attr]
+    last: list[Any] = [_NO_VALUE] * len(columns)
+    ready: list[Any] = [None] * len(columns)
+    parameters = []
+    for row in rows:
+        for n, value in enumerate(row):
+            if value is not last[n]:
+                last[n], ready[n] = value, prepare[n](value, connection)
+            parameters.append(ready[n])
+    return parameters
+
+
+_NO_VALUE = object()
 
 
 def _columns(model: type[models.Model], names: Iterable[str], connection: Any) -> list[str]:
@@ -116,7 +143,6 @@ def insert_rows(
     if not rows:
         return []
     connection = connections[using]
-    prepare = _prepared(model, columns, connection)
     one = f"({', '.join(['%s'] * len(columns))})"
     sql = (
         f"INSERT INTO {connection.ops.quote_name(model._meta.db_table)} "
@@ -125,7 +151,7 @@ def insert_rows(
     if returning:
         sql += f" RETURNING {', '.join(_columns(model, returning, connection))}"
     with connection.cursor() as cursor:
-        cursor.execute(sql, [prep(value) for row in rows for prep, value in zip(prepare, row, strict=True)])
+        cursor.execute(sql, _parameters(model, columns, rows, connection))
         return list(cursor.fetchall()) if returning else []
 
 
@@ -143,8 +169,7 @@ def update_rows(
     if not rows:
         return 0
     connection = connections[using]
-    prepare = [lambda value: value, *_prepared(model, columns, connection)]
-    parameters = [prep(v) for id, row in rows.items() for prep, v in zip(prepare, (id, *row), strict=True)]
+    parameters = _parameters(model, ("id", *columns), ((id, *row) for id, row in rows.items()), connection)
     with connection.cursor() as cursor:
         cursor.execute(_update_sql(connection, model, columns, len(rows), only_where_null), parameters)
         return int(cursor.rowcount)
@@ -321,20 +346,27 @@ def aborted(using: str) -> bool:
 # Sessions
 
 
-def session_id(using: str) -> int | None:
-    """The server's name for this thread's connection; None on SQLite."""
+def session_id(using: str) -> Any:
+    """What `end_session` needs to end this thread's connection: the server's name for it, on SQLite itself."""
     connection: Any = connections[using]
     if connection.vendor == "postgresql":
         return int(connection.connection.info.backend_pid)
-    return int(connection.connection.thread_id()) if connection.vendor == "mysql" else None
+    return int(connection.connection.thread_id()) if connection.vendor == "mysql" else connection.connection
 
 
-def end_session(using: str, session: int) -> None:
-    """Let the server end another of our connections: its transaction rolls back and its locks are free."""
+def end_session(using: str, session: Any) -> None:
+    """End another of our connections: its transaction rolls back and its locks are free."""
     connection = connections[using]
+    if connection.vendor == "sqlite":
+        session.close()
+        return
     sql = "SELECT pg_terminate_backend(%s)" if connection.vendor == "postgresql" else "KILL CONNECTION %s"
     with connection.cursor() as cursor:
-        cursor.execute(sql, [session])
+        try:
+            cursor.execute(sql, [session])
+        except OperationalError as error:
+            if error.args[0] != _NO_SUCH_THREAD:
+                raise
 
 
 def tidy() -> None:

@@ -6,6 +6,7 @@ all pass. Migrations see plain Django fields, KeyField excepted.
 
 from __future__ import annotations
 
+import copy
 import unicodedata
 from datetime import date, datetime, timedelta
 from enum import Enum
@@ -21,8 +22,9 @@ from django.db.models.fields.json import KeyTransform
 from pydantic_core import to_jsonable_python
 
 from pipeteer_django.exceptions import DefinitionError, InvalidValue
-from pipeteer_django.pipelines.signature import MAX_OPTION, ValueType
 from pipeteer_django.pipelines.values import PortableEncoder, shown
+from pipeteer_django.pipelines.valuetype import MAX_OPTION, ValueType
+from pipeteer_django.queues.database import binary_collation
 
 Role = Literal["input", "output"]
 
@@ -75,9 +77,19 @@ def _native(value_type: ValueType, options: dict[str, Any]) -> models.Field[Any,
 def _given(value_type: ValueType) -> models.Field[Any, Any]:
     given = value_type.given_field
     _refuse_unfit(value_type)
-    _, _, args, kwargs = given.deconstruct()
+    args, kwargs = _options(given)
     mixin = TypedJSON if isinstance(given, models.JSONField) else _mixin(value_type)
     return _typed(mixin, type(given))(*args, value_type=value_type, **kwargs)
+
+
+def _options(given: models.Field[Any, Any]) -> tuple[Any, Any]:
+    """What it was made with. A ForeignKey is asked not to look through all models to see if its own is swapped."""
+    if not isinstance(given, models.ForeignKey):
+        return given.deconstruct()[2:]
+    unswapped: Any = copy.copy(given)
+    unswapped.swappable = False
+    _, _, args, kwargs = unswapped.deconstruct()
+    return args, kwargs | {"swappable": given.swappable}  # type: ignore[attr-defined]
 
 
 def _refuse_unfit(value_type: ValueType) -> None:
@@ -276,8 +288,8 @@ class KeyField(models.CharField):  # type: ignore[type-arg]
     def db_parameters(self, connection: BaseDatabaseWrapper) -> dict[str, Any]:
         """With the collation that MariaDB needs."""
         parameters: dict[str, Any] = {**super().db_parameters(connection)}
-        if connection.vendor == "mysql":
-            parameters["collation"] = "utf8mb4_nopad_bin"
+        if collation := binary_collation(connection):
+            parameters["collation"] = collation
         return parameters
 
     def get_db_prep_save(self, value: Any, connection: BaseDatabaseWrapper) -> Any:

@@ -142,7 +142,7 @@ class GuardedModel(models.Model):
         return getattr(self, type(self)._meta.get_field(name).attname)  # type: ignore[union-attr]
 
     def _touched(self, name: str) -> bool:
-        return name != "available_at" or self._loaded is None or self.available_at != self._loaded.available_at  # type: ignore[attr-defined]
+        return name != "available_at" or self._loaded is None or self.available_at != self._loaded.available_at
 
     def _compare_and_set(self, using: str, values: dict[str, Any]) -> None:
         if self._loaded is None:

@@ -71,7 +71,5 @@ def _gaps(known: Sequence[int]) -> list[str]:
     """Conditions that together hold for every priority but the known ones (given highest first)."""
     if not known:
         return ["TRUE"]
-    between = [
-        f"priority < {high} AND priority > {low}" for high, low in itertools.pairwise(known) if high - low > 1
-    ]
+    between = [f"priority < {high} AND priority > {low}" for high, low in itertools.pairwise(known) if high - low > 1]
     return [f"priority > {known[0]}", *between, f"priority < {known[-1]}"]

@@ -12,7 +12,7 @@ from pipeteer_django.pipelines.outcome import Done, Failure, Outcome
 from pipeteer_django.pipelines.pipeline import Pipeline
 from pipeteer_django.pipelines.registry import registry
 from pipeteer_django.queues.claim import plain
-from pipeteer_django.queues.database import DatabaseNow, begin
+from pipeteer_django.queues.database import DatabaseNow, time_of
 from pipeteer_django.queues.deliver import cancel_open
 from pipeteer_django.queues.hints import wake_on_commit
 from pipeteer_django.queues.settle import Removed, Settled, Ticket, settle
@@ -52,7 +52,7 @@ def _settle(
             Ticket(pipeline, id, None, outcome(), caller=caller, step_id=step_id)
             for id, caller, step_id in rows.values_list("id", "caller", "step_id")
         ]
-        settled = settle(tickets, using=using, now=begin(using), wait=True)
+        settled = settle(tickets, using=using, now=time_of(using), wait=True)
         wake_on_commit(using, *sorted(settled.topics))
         everything.done += settled.done
     return everything
@@ -61,7 +61,7 @@ def _settle(
 def restart(pipeline: Pipeline[Any, Any], using: str, ids: Sequence[int]) -> int:
     """Run workflows again from their beginning, on a new branch; what the old one had outstanding is cancelled."""
     with transaction.atomic(using=using):
-        now = begin(using)
+        now = time_of(using)
         rows = plain(pipeline.Input, using).filter(id__in=ids)
         locked = list(rows.order_by("id").select_for_update().values_list("id", flat=True))
         if pipeline.kind == "workflow":
@@ -110,9 +110,10 @@ def edited(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _available_at(values: dict[str, Any]) -> Case:
+    moment = models.DateTimeField()
     if "available_at" not in values:
-        return Case(When(RESERVED, then=DatabaseNow()), default=F("available_at"))
+        return Case(When(RESERVED, then=DatabaseNow()), default=F("available_at"), output_field=moment)
     given = DatabaseNow() if values["available_at"] is None else values["available_at"]
-    moment = given if hasattr(given, "resolve_expression") else models.Value(given, models.DateTimeField())
+    meant = given if hasattr(given, "resolve_expression") else models.Value(given, moment)
     asleep_or_failed = Q(suspended=True) | Q(failed_at__isnull=False)
-    return Case(When(asleep_or_failed, then=F("available_at")), default=moment)
+    return Case(When(asleep_or_failed, then=F("available_at")), default=meant, output_field=moment)

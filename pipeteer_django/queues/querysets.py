@@ -105,9 +105,7 @@ class InputQuerySet(models.QuerySet[Any]):
     delete.alters_data = True  # type: ignore[attr-defined]
     delete.queryset_only = True  # type: ignore[attr-defined]
 
-    def update_or_create(
-        self, defaults: Any = None, create_defaults: Any = None, **lookup: Any
-    ) -> tuple[Any, bool]:
+    def update_or_create(self, defaults: Any = None, create_defaults: Any = None, **lookup: Any) -> tuple[Any, bool]:
         """Django's, except that an existing entry is saved with no other columns than those in `defaults`."""
         changes = {name: value() if callable(value) else value for name, value in (defaults or {}).items()}
         with transaction.atomic(using=self._alias):
@@ -286,10 +284,10 @@ def _moment(delay: timedelta | None, run_after: datetime | None) -> datetime:
     if delay is not None and run_after is not None:
         raise ValueError("Give delay or run_after, not both.")
     if run_after is not None:
-        if not isinstance(run_after, datetime) or timezone.is_naive(run_after):
+        if timezone.is_naive(run_after):
             raise InvalidValue(f"run_after must be a datetime with a time zone, not {run_after!r}.")
         return run_after
-    if delay is not None and (not isinstance(delay, timedelta) or delay < timedelta(0)):
+    if delay is not None and delay < timedelta(0):
         raise InvalidValue(f"delay must be a timedelta of 0 or more, not {delay!r}.")
     try:
         return Soon.after(delay or timedelta(0))

@@ -85,7 +85,8 @@ class Sweeper:
         # Asleep and failed entries are the ones that have no available_at; of the failed nothing is suspended.
         return (
             f"SELECT * FROM (SELECT {number} AS n, id, branch FROM {table} WHERE priority = {priority} "
-            f"AND available_at IS NULL AND suspended AND id > {self._after[place]} ORDER BY id LIMIT {PAGE}) AS p{number}"
+            f"AND available_at IS NULL AND suspended AND id > {self._after[place]} "
+            f"ORDER BY id LIMIT {PAGE}) AS page{number}"
         )
 
     def _wake_overlooked(self, workflow: Pipeline[Any, Any], branches: Mapping[int, int]) -> set[str]:

@@ -89,8 +89,10 @@ def _proved(tickets: Sequence[Ticket], appetite: Appetite, using: str, commit: S
         with commit(using) as proof:
             _do(turn, tickets, appetite, using)
     except (OperationalError, InterfaceError) as error:
-        if is_contention(error) or not resolve(turn.settled, turn.claims, using, appetite.worker, commit):
+        claims = None if is_contention(error) else resolve(turn.settled, turn.claims, using, appetite.worker, commit)
+        if claims is None:
             raise
+        turn.claims = claims
         return turn
     if not proof.proved:
         raise OperationalError("The turn's transaction ended without a commit.")
@@ -152,10 +154,12 @@ def _merge(into: Settled, more: Settled) -> None:
 # A COMMIT whose reply was lost
 
 
-def resolve(settled: Settled, claims: Sequence[Claim], using: str, worker: str, commit: Strategy = durable) -> bool:
-    """Whether a transaction whose COMMIT raised did commit: a locking read on a fresh connection tells.
+def resolve(
+    settled: Settled, claims: Sequence[Claim], using: str, worker: str, commit: Strategy = durable
+) -> list[Claim] | None:
+    """The claims that stand if a transaction whose COMMIT raised did commit; None if it did not.
 
-    A row that still has the epoch its ticket held was not settled. Anything else was, by that transaction or by
+    A locking read on a fresh connection tells. A row that still has the epoch its ticket held was not settled. Anything else was, by that transaction or by
     somebody who has it now; either way it is no longer ours to settle. It must lock: the server may still be at it.
     """
     connections[using].close()
@@ -164,9 +168,11 @@ def resolve(settled: Settled, claims: Sequence[Claim], using: str, worker: str, 
         if settled.done:
             tickets = [(ticket.pipeline, ticket.id) for ticket in settled.done]
             rows = _rows(tickets, using)
-            return not any(rows.get((t.pipeline.id, t.id), (None, ""))[0] == t.epoch for t in settled.done)
+            if any(rows.get((t.pipeline.id, t.id), (None, ""))[0] == t.epoch for t in settled.done):
+                return None
         rows = _rows([(entry.pipeline, entry.id) for entry in claims], using)
-        return any(rows.get((entry.pipeline.id, entry.id)) == (entry.epoch, worker) for entry in claims)
+        standing = [entry for entry in claims if rows.get((entry.pipeline.id, entry.id)) == (entry.epoch, worker)]
+        return standing if standing or settled.done else None
 
 
 def _rows(wanted: Sequence[tuple[Pipeline[Any, Any], int]], using: str) -> dict[tuple[str, int], tuple[int, str]]:

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 MAX_PENDING = 1000
 """Topics kept while no proxy answers; beyond it the oldest are dropped."""
 SETTLE = 0.3
-"""Seconds a new connection has to tell its subscriptions; after that, what nobody subscribed to is dropped."""
+"""Seconds a topic waits, once connected, for somebody to subscribe to it; after that nobody hears it: dropped."""
 RETRY = 0.02
 """Seconds between two looks at topics that cannot leave yet."""
 EXIT_PATIENCE = 0.8
@@ -70,7 +70,7 @@ class _Publisher:
         self._url = url
         self._bell = Bell()
         self._changed = threading.Condition()
-        self._pending: dict[bytes, None] = {}
+        self._pending: dict[bytes, float] = {}  # with the monotonic time of publication
         self._sending = False
         self._leaving: tuple[float, float] | None = None
         self._prefixes: set[bytes] = set()
@@ -79,7 +79,7 @@ class _Publisher:
 
     def add(self, frame: bytes) -> None:
         with self._changed:
-            self._pending[frame] = None
+            self._pending.setdefault(frame, time.monotonic())
             self._trim()
         self._bell.ring()
 
@@ -134,18 +134,21 @@ class _Publisher:
         with self._changed:
             # Taken before it is sent: a topic published meanwhile is new, not the one that is just leaving.
             taken, self._pending, self._sending = self._pending, {}, True
-        settled = time.monotonic() > link.connected_at + SETTLE
-        kept = {frame: None for frame in taken if not self._left(frame, link, settled)}
+        kept = {
+            frame: published
+            for frame, published in taken.items()
+            if not self._left(frame, link, waiting_since=max(published, link.connected_at))
+        }
         with self._changed:
             self._pending, self._sending = kept | self._pending, False
             self._trim()
             if not self._pending:
                 self._changed.notify_all()
 
-    def _left(self, frame: bytes, link: Link, settled: bool) -> bool:
+    def _left(self, frame: bytes, link: Link, waiting_since: float) -> bool:
         """Send `frame` if someone hears it; whether it is done with."""
         if not self._heard(frame):
-            return settled
+            return time.monotonic() > waiting_since + SETTLE
         with contextlib.suppress(zmq.Again):
             link.socket.send(frame, zmq.NOBLOCK)
             return True

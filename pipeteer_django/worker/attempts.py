@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import threading
 import uuid
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from asgiref.sync import SyncToAsync, ThreadSensitiveContext, async_to_sync, sync_to_async
-from django.db import connections
+from django.db import DatabaseError, InterfaceError, connections
 
 from pipeteer_django.conf import settings
 from pipeteer_django.exceptions import BrokenAtomicity, InvalidValue, LeaseLost
@@ -19,12 +20,14 @@ from pipeteer_django.pipelines import replay
 from pipeteer_django.pipelines.activity import Activity
 from pipeteer_django.pipelines.context import Context, EntryLogger
 from pipeteer_django.pipelines.outcome import Done, Failure, Outcome, Parked, Released
+from pipeteer_django.pipelines.references import ModelReference
 from pipeteer_django.pipelines.registry import registry
-from pipeteer_django.pipelines.signature import ModelReference
 from pipeteer_django.queues.atomic import run_atomic
 from pipeteer_django.queues.claim import Claim
 from pipeteer_django.queues.database import Strategy, durable, session_id, tidy
 from pipeteer_django.queues.settle import Settled
+
+logger = logging.getLogger("pipeteer_django.worker")
 
 Ended = Outcome | Settled | None
 """An outcome for the next turn; what an atomic activity settled itself; None: no longer ours."""
@@ -42,8 +45,10 @@ class Attempt:
     started: float = 0.0
     abandoned: threading.Event = field(default_factory=threading.Event)
     """Set when the worker no longer waits for it: an atomic body must not commit any more."""
-    session: int | None = None
+    session: Any = None
     """The database session of an atomic body under way."""
+    begun: bool = False
+    """Whether an atomic body was entered."""
 
     @property
     def activity(self) -> Activity[Any, Any]:
@@ -56,7 +61,7 @@ def refuse(claim: Claim) -> Outcome | None:
     """What happens to a claim that cannot be run at all."""
     if claim.crashes >= settings().MAX_CRASHES:
         text = (
-            f"The worker process died {claim.crashes} times while it ran this entry (killed, out of memory or crashed). "
+            f"The worker process died {claim.crashes} times while it ran this entry (killed, out of memory, crashed). "
             "Look at the worker's logs, then retry it."
         )
         return Parked(Failure("Crashed", text, text))
@@ -93,12 +98,14 @@ def _two_parameters(claim: Claim) -> Callable[[Any, Any], Any]:
     signature, function = claim.pipeline.signature, claim.pipeline.function
     if signature.parameter and signature.context:
         return function
-    return lambda value, ctx: function(*_arguments(claim, value, ctx))
+    if signature.parameter:
+        return lambda value, ctx: function(value)
+    return lambda value, ctx: function(ctx) if signature.context else function()
 
 
-def _arguments(claim: Claim, value: Any, ctx: Any) -> list[Any]:
-    signature = claim.pipeline.signature
-    return ([value] if signature.parameter else []) + ([ctx] if signature.context else [])
+def _arguments(attempt: Attempt, value: Any) -> list[Any]:
+    signature = attempt.claim.pipeline.signature
+    return ([value] if signature.parameter else []) + ([_context(attempt)] if signature.context else [])
 
 
 # Activities
@@ -116,6 +123,10 @@ def run_on_thread(attempt: Attempt, commit: Strategy = durable) -> Ended:
     except (_Misfit, BrokenAtomicity) as error:
         return Parked(Failure.of(error.__cause__ if isinstance(error, _Misfit) and error.__cause__ else error))
     except BaseException as error:
+        if attempt.activity.atomic and not attempt.begun and isinstance(error, (DatabaseError, InterfaceError)):
+            # No connection, or somebody's lock on the row: nothing was tried, so no attempt is charged.
+            logger.warning("%s %r could not begin: %s", attempt.activity.id, attempt.claim.key, str(error).strip())
+            return Released(delay=random.uniform(0.5, 1.5))
         return attempt.activity.after_error(error, attempt.claim.attempt)
     finally:
         attempt.session = None
@@ -123,6 +134,7 @@ def run_on_thread(attempt: Attempt, commit: Strategy = durable) -> Ended:
 
 
 def _atomic_body(attempt: Attempt) -> Any:
+    attempt.begun = True
     attempt.session = session_id(attempt.using)
     value = _call(attempt)
     if attempt.abandoned.is_set():
@@ -131,7 +143,7 @@ def _atomic_body(attempt: Attempt) -> Any:
 
 
 def _call(attempt: Attempt) -> Any:
-    arguments = _arguments(attempt.claim, _loaded(attempt), _context(attempt))
+    arguments = _arguments(attempt, _loaded(attempt))
     function = attempt.activity.function
     if attempt.activity.is_async:
         function = async_to_sync(_with_timeout(attempt))
@@ -182,7 +194,7 @@ async def run_on_loop(attempt: Attempt) -> Ended:
     async with ThreadSensitiveContext() as context:
         try:
             value = await _on_thread_if_row(attempt)
-            arguments = _arguments(attempt.claim, value, _context(attempt))
+            arguments = _arguments(attempt, value)
             async with asyncio.timeout(attempt.activity.timeout):
                 result = await attempt.activity.function(*arguments)
             return Done(attempt.activity.output.check(result))

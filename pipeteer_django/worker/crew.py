@@ -122,6 +122,8 @@ class Crew:
             running = self._running.get((id, run_id))
             if running is None or running.attempt.claim.epoch != epoch:
                 continue  # settled, perhaps claimed again, since the renewal looked
+            if running.task is not None and running.attempt.activity.atomic:
+                continue  # it may just have settled itself; if not, its own fence will say so
             logger.warning("%s %r: its lease was lost; another worker may have it.", id, running.attempt.claim.key)
             running.attempt.abandoned.set()
             if running.task is not None and running.attempt.activity.is_async:
@@ -143,10 +145,10 @@ class Crew:
 
 
 def _has_thread(running: Running) -> bool:
-    attempt = running.attempt
-    return attempt.claim.pipeline.kind == "activity" and (attempt.activity.atomic or not attempt.activity.is_async)
+    """An async body may have one, too: `asyncio.to_thread` and `sync_to_async` start them."""
+    return running.attempt.claim.pipeline.kind == "activity"
 
 
-def sessions(attempts: Iterable[Attempt]) -> list[int]:
+def sessions(attempts: Iterable[Attempt]) -> list[Any]:
     """The database sessions of atomic bodies among these."""
     return [attempt.session for attempt in attempts if attempt.session is not None]

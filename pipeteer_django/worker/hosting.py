@@ -30,8 +30,8 @@ class Host:
         if await asyncio.to_thread(answers, 2.0):
             return f"at {settings().SUB_URL}"
         logger.warning(
-            "No proxy answers at %s and %s: wake-ups are lost and everything waits for polling (every %s s). If another "
-            'program uses these ports, choose others in PIPETEER["PUB_URL"] and ["SUB_URL"].',
+            "No proxy answers at %s and %s: wake-ups are lost and everything waits for polling (every %s s). If "
+            'another program uses these ports, choose others in PIPETEER["PUB_URL"] and ["SUB_URL"].',
             settings().PUB_URL, settings().SUB_URL, settings().POLL_INTERVAL,
         )  # fmt: skip
         return "none answers, polling"

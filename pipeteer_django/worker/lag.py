@@ -12,8 +12,8 @@ from collections.abc import Callable
 
 logger = logging.getLogger("pipeteer_django.worker")
 
-TOLERATED = 2.0
-"""Seconds."""
+TOLERATED = 1.4
+"""Seconds; with the time between two looks a blocked loop is reported within two."""
 _TICK = 0.25
 
 
@@ -47,8 +47,8 @@ class Lag:
             frame = sys._current_frames().get(self._thread)
             stack = "".join(traceback.format_stack(frame)) if frame else "(no stack)"
             logger.warning(
-                "The event loop has been blocked for %.1f s; its leases are not renewed meanwhile. Blocking work belongs "
-                "in a sync activity (def, not async def). It is here:\n%s",
+                "The event loop has been blocked for %.1f s; its leases are not renewed meanwhile. Blocking work "
+                "belongs in a sync activity (def, not async def). It is here:\n%s",
                 silent, stack.rstrip(),
             )  # fmt: skip
         return True

@@ -50,8 +50,12 @@ class Renewal:
         self._thread.join(timeout=5)
 
     def _run(self) -> None:
-        due = 0.0
-        while not self._stop.wait(min(_LOOK, self._every / 2)):
+        due, looked = 0.0, time.monotonic()
+        pause = min(_LOOK, self._every / 2)
+        while not self._stop.wait(pause):
+            before, looked = looked, time.monotonic()
+            if looked - before > pause + 1:
+                continue  # the whole process was paused: the event loop needs a moment, too
             if self._lag.stuck():
                 continue  # an event loop that does not turn loses its leases
             if time.monotonic() >= due:
@@ -67,6 +71,9 @@ class Renewal:
             # The worker's own turns say that the database is gone; saying it twice would not help.
             logger.debug("Renewal failed: %s", error)
             connections[self._using].close()
+        except Exception:
+            # This thread must not end: every lease would be lost in silence.
+            logger.exception("Renewing leases failed; trying again.")
 
     def _renew(self) -> None:
         by_pipeline: dict[Pipeline[Any, Any], dict[int, int]] = {}

@@ -59,6 +59,12 @@ def report_settled(settled: Settled, claims: Claims) -> None:
         _report(ticket, claims, "lost")
 
 
+def report_lost(claim: Claim) -> None:
+    """Send that an attempt ended when it was no longer ours to settle."""
+    common = {"run_id": claim.id, "key": claim.key, "attempt": claim.attempt}
+    attempt_finished.send_robust(claim.pipeline, outcome="lost", **common)
+
+
 def _report(ticket: Ticket, claims: Claims, outcome: str) -> None:
     claim = claims.get((ticket.pipeline.id, ticket.id))
     if claim is None:

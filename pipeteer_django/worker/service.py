@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import atexit
 import contextlib
 import logging
 import os
 import signal
 import sys
-import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from django.db import DatabaseError, connections, router
+from django.db import DatabaseError, InterfaceError, connections, router
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from pipeteer_django.conf import settings
 from pipeteer_django.exceptions import PipeteerError
+from pipeteer_django.models import Queue
+from pipeteer_django.models import Worker as WorkerRow
 from pipeteer_django.pipelines.pipeline import Pipeline
 from pipeteer_django.pipelines.registry import registry
 from pipeteer_django.queues.database import refuse_unsupported
@@ -69,34 +69,44 @@ def prepare(options: Options) -> None:
     _say_what_happens(options.verbosity)
     pipelines = chosen(options.ids)
     using = alias(pipelines)
-    refuse_unsupported(connections[using])
-    for pipeline in pipelines:
+    try:
+        connections[using].ensure_connection()
+        refuse_unsupported(connections[using])
+    except (DatabaseError, InterfaceError) as error:
+        raise PipeteerError(f"The database {using!r} does not answer: {str(error).strip()}") from error
+    own = (WorkerRow, Queue)
+    for model in (*own, *(pipeline.Input for pipeline in pipelines)):
         try:
-            pipeline.Input.objects.using(using).exists()
+            model._base_manager.using(using).exists()
         except DatabaseError as error:
+            made = "" if model in own else f"python manage.py makemigrations {model._meta.app_label} && "
             raise PipeteerError(
-                f"The tables of {pipeline.id} cannot be read ({str(error).strip()}). Have the migrations run? "
-                f"python manage.py makemigrations {pipeline.Input._meta.app_label} && python manage.py migrate"
+                f"The table {model._meta.db_table} cannot be read ({str(error).strip()}). Have the migrations run? "
+                f"{made}python manage.py migrate"
             ) from error
     connections.close_all()
 
 
-def serve(options: Options) -> None:
+Started = Callable[[Worker, asyncio.AbstractEventLoop], None]
+"""Called on the loop before the worker begins: arranges who will call `worker.stop`."""
+
+
+def serve(options: Options, started: Started | None = None) -> None:
     """Run one worker in this process until it is stopped or has drained its queues."""
     pipelines = chosen(options.ids)
     worker = Worker(
-        pipelines, using=alias(pipelines), concurrency=options.concurrency, grace=options.grace, drain=options.drain, beat=_beat()
-    )  # fmt: skip
-    asyncio.run(_serve(worker, options))
-    logger.info("Worker stopped: %s.", worker.counts)
-    if worker.left_behind:
-        # A thread that cannot be interrupted would keep the process alive.
-        logging.shutdown()
-        os._exit(0)
+        pipelines,
+        using=alias(pipelines),
+        concurrency=options.concurrency,
+        grace=options.grace,
+        drain=options.drain,
+        beat=_beat(),
+    )
+    asyncio.run(_serve(worker, options, started or _stop_on_signals))
 
 
-async def _serve(worker: Worker, options: Options) -> None:
-    _listen_to_signals(worker)
+async def _serve(worker: Worker, options: Options, started: Started) -> None:
+    started(worker, asyncio.get_running_loop())
     host = Host()
     logger.info(
         "Worker %s: %s; database %s (%s); wake-ups %s; concurrency %d.",
@@ -110,47 +120,61 @@ async def _serve(worker: Worker, options: Options) -> None:
     finally:
         trying.cancel()
         await asyncio.to_thread(host.stop)
+    logger.info("Worker stopped: %s.", worker.counts)
+    if worker.left_behind and started is _stop_on_signals:
+        # Threads that cannot be interrupted would keep the process alive, asyncio's own end included.
+        leave(0)
 
 
-def _listen_to_signals(worker: Worker) -> None:
-    loop = asyncio.get_running_loop()
-    if threading.current_thread() is not threading.main_thread():
-        # Under the autoreloader the main thread watches files; it ends the process to restart it.
-        atexit.register(_stop_and_wait, worker, loop)
-        return
+def leave(status: int) -> None:
+    """End the process now, whatever its threads do."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def _stop_on_signals(worker: Worker, loop: asyncio.AbstractEventLoop) -> None:
+    asked = False
 
     def stop() -> None:
-        if worker.stopping:
-            logger.warning("Second signal: exiting now. What was running is taken over when its lease is over.")
-            logging.shutdown()
-            os._exit(1)
         logger.info("Stopping: finishing %d entries (a second signal exits now).", worker.running)
         worker.stop()
 
+    def on_signal(number: int, frame: Any) -> None:
+        # Not `loop.add_signal_handler`: the second signal must be heard also while a body blocks the loop.
+        nonlocal asked
+        if asked:
+            os.write(2, b"Second signal: exiting now. What was running is taken over when its lease is over.\n")
+            os._exit(1)
+        asked = True
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the end is near anyway
+            loop.call_soon_threadsafe(stop)
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
+        signal.signal(number, on_signal)
 
 
-def _stop_and_wait(worker: Worker, loop: asyncio.AbstractEventLoop) -> None:
-    with contextlib.suppress(RuntimeError):
-        loop.call_soon_threadsafe(worker.stop, 1.0)
-        worker.stopped.wait(timeout=3)
-
-
-def _beat() -> Any:
+def _beat() -> Callable[[], None] | None:
     """A function that tells the supervisor, if there is one, that the loop turns."""
-    fd = os.environ.get(BEAT_FD)
-    if fd is None:
+    given = os.environ.pop(BEAT_FD, None)  # not for processes that a body starts
+    if given is None:
         return None
+    fd = int(given)
+    os.set_inheritable(fd, False)
+    alone = False
 
     def beat() -> None:
+        nonlocal alone
         try:
-            os.write(int(fd), b".")
+            os.write(fd, b".")
         except BlockingIOError:
             pass
         except OSError:
-            # The supervisor is gone: an orphan must not go on by itself.
-            os.kill(os.getpid(), signal.SIGTERM)
+            if not alone:  # once: a second signal means "now"
+                alone = True
+                logger.warning("The supervisor is gone, and an orphan does not go on by itself.")
+                os.kill(os.getpid(), signal.SIGTERM)
 
     return beat
 
@@ -183,7 +207,7 @@ async def _show(progress: Progress, worker: Worker) -> None:
 def _say_what_happens(verbosity: int) -> None:
     """A worker that logs nothing is no use; a project that configured logging for us is left alone."""
     package = logging.getLogger("pipeteer_django")
-    if verbosity == 0 or package.hasHandlers() and package.isEnabledFor(logging.INFO):
+    if verbosity == 0 or (package.hasHandlers() and package.isEnabledFor(logging.INFO)):
         return
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))

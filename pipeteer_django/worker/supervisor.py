@@ -38,7 +38,14 @@ class Child:
         self.pipe, theirs = os.pipe()
         os.set_blocking(self.pipe, False)
         os.set_blocking(theirs, False)
-        self.process = subprocess.Popen(self.command, env={**os.environ, BEAT_FD: str(theirs)}, pass_fds=[theirs])
+        # A group of its own: Ctrl-C must reach it once only, through this process.
+        self.process = subprocess.Popen(
+            self.command,
+            env={**os.environ, BEAT_FD: str(theirs)},
+            pass_fds=[theirs],
+            stdin=subprocess.DEVNULL,
+            process_group=0,
+        )
         os.close(theirs)
         self.started = self.heard = time.monotonic()
 
@@ -88,6 +95,8 @@ class Supervisor:
             if time.monotonic() >= child.due:
                 child.start()
                 selector.register(child.pipe, selectors.EVENT_READ, child)
+                if self._stopping:  # the signal came while it was being started
+                    self._tell(child)
             return True
         self._kill_if_stuck(child)
         pipe = child.pipe
@@ -113,8 +122,11 @@ class Supervisor:
         # A second signal is passed on too: the children then exit at once.
         self._stopping = True
         for child in self._children:
-            if child.process:
-                child.process.send_signal(signal.SIGTERM)
+            self._tell(child)
+
+    def _tell(self, child: Child) -> None:
+        if child.process:
+            child.process.send_signal(signal.SIGTERM)
 
 
 def _command(options: Options, number: int) -> list[str]:

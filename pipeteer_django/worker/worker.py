@@ -38,7 +38,7 @@ from pipeteer_django.worker.crew import Crew, Place, sessions
 from pipeteer_django.worker.intake import Intake
 from pipeteer_django.worker.lag import Lag
 from pipeteer_django.worker.renewal import Renewal
-from pipeteer_django.worker.reports import Counts, log_failures, report_settled, report_started
+from pipeteer_django.worker.reports import Counts, log_failures, report_lost, report_settled, report_started
 
 logger = logging.getLogger("pipeteer_django.worker")
 
@@ -49,6 +49,8 @@ _CALM = 0.02
 _AGAIN = 0.2
 """Seconds between two checks of a condition that no event announces."""
 _LONGEST_OUTAGE_PAUSE = 5.0
+_PATIENCE = 1.0
+"""Seconds after the grace for outcomes whose rows are locked, and for handing back."""
 
 T = TypeVar("T")
 
@@ -92,6 +94,7 @@ class Worker:
         """What this process holds: it runs, or waits to be settled."""
         self._stop_at: float | None = None
         self._looked = self._look_at = self._sweep_at = 0.0
+        self._nudge = asyncio.Event()
         self._woken = False
         self._suspect_waits = False
         self._outage = 0
@@ -132,7 +135,6 @@ class Worker:
     async def main(self) -> None:
         """The whole life of the worker, on a running event loop."""
         self._loop = asyncio.get_running_loop()
-        self._nudge = asyncio.Event()
         log_failures()
         self._lag.start(self._loop)
         renewal = Renewal(
@@ -154,19 +156,25 @@ class Worker:
             # Leases are kept until everything is settled or handed back.
             await asyncio.to_thread(renewal.stop)
             self._database.submit(connections.close_all)
-            self._database.shutdown()
+            self._database.shutdown(wait=not self.left_behind)
             self._crew.close()
             flush(1.0)
             self.stopped.set()
 
     async def _finished(self) -> bool:
+        if self._stop_at is not None and time.monotonic() >= self._stop_at + _PATIENCE:
+            return True  # some outcomes cannot be settled: their rows are locked by somebody
         if self._tickets or self._outage:
             return False
         if self._stop_at is not None:
             return not self._crew or time.monotonic() >= self._stop_at
         if not self._drain or self._crew or self._intake.hot or not self._looked:
             return False
-        return await self._on_database(self._intake.exhausted)
+        try:
+            return await self._on_database(self._intake.exhausted)
+        except (DatabaseError, InterfaceError) as error:
+            await self._wait_for_database(error)
+            return False
 
     async def _on_database(self, function: Callable[..., T], *arguments: Any) -> T:
         return await self._loop.run_in_executor(self._database, function, *arguments)
@@ -205,7 +213,8 @@ class Worker:
 
     def _take(self, turn: Turn) -> None:
         self.counts.add(turn.settled)
-        self._suspect_waits = turn.suspect_waits
+        # A turn that was to claim nothing has not looked: the suspect waits on, until nothing runs beside it.
+        self._suspect_waits = turn.suspect_waits or (self._suspect_waits and not self._crew.alone)
         self._tickets += turn.settled.later
         self._forget(turn.settled)
         for claim in turn.claims:
@@ -248,6 +257,7 @@ class Worker:
         elif ended is None:
             self.counts.lost += 1
             self._claims.pop((claim.pipeline.id, claim.id), None)
+            self._database.submit(report_lost, claim)
         else:
             self._tickets.append(ticket_of(claim, ended))
         self._nudge.set()
@@ -322,11 +332,13 @@ class Worker:
         left = self._crew.dismiss()
         if left:
             logger.warning("Handing back %d entries that did not finish within %.0f s.", len(left), self._grace)
-            await self._on_database(self._release, left)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(2 * _PATIENCE):
+                    await self._on_database(self._release, left)
 
     def _release(self, left: Sequence[Attempt]) -> None:
         tickets = [ticket_of(attempt.claim, Released()) for attempt in left]
-        deadline = time.monotonic() + 1
+        deadline = time.monotonic() + _PATIENCE
         try:
             for session in sessions(left):
                 # An atomic body holds its row's lock; only the end of its session frees it.

@@ -23,7 +23,7 @@ from pipeteer_django.pipelines import loop as loop_module
 from pipeteer_django.pipelines.outcome import Call, Consumed, Done, Failed, Parked, RecordedStep, Waiting
 from pipeteer_django.pipelines.pipeline import Pipeline
 from pipeteer_django.pipelines.replay import Run, WorkflowContext, in_order, run
-from pipeteer_django.pipelines.signature import ValueType
+from pipeteer_django.pipelines.valuetype import ValueType
 
 pytestmark = pytest.mark.once
 

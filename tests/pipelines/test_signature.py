@@ -23,7 +23,9 @@ from hypothesis import strategies as st
 from typing_extensions import TypedDict  # pydantic takes the one of typing from Python 3.12 on
 
 from pipeteer_django.exceptions import DefinitionError, InvalidValue, NotDurable
-from pipeteer_django.pipelines.signature import ModelReference, ValueType, function_signature, task_signature
+from pipeteer_django.pipelines.references import ModelReference
+from pipeteer_django.pipelines.signature import function_signature, task_signature
+from pipeteer_django.pipelines.valuetype import ValueType
 
 pytestmark = pytest.mark.once
 
@@ -316,7 +318,7 @@ offsets = st.integers(-1439, 1439).map(lambda minutes: timezone(timedelta(minute
 
 
 def test_a_name_missing_inside_a_type_is_found_at_once() -> None:
-    with pytest.raises(DefinitionError, match="Broken.* cannot be validated: .*Nowhere"):
+    with pytest.raises(DefinitionError, match=r"Broken.* cannot be validated: .*Nowhere"):
         ValueType.of(list[Broken])
 
 

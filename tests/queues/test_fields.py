@@ -30,7 +30,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from pipeteer_django.exceptions import DefinitionError, InvalidValue
-from pipeteer_django.pipelines.signature import ModelReference, ValueType
+from pipeteer_django.pipelines.references import ModelReference
+from pipeteer_django.pipelines.valuetype import ValueType
 from pipeteer_django.queues.fields import KeyField, field_for
 
 LABEL = "fieldtests"

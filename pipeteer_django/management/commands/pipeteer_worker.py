@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError
-from django.utils import autoreload
 
 from pipeteer_django.exceptions import PipeteerError
+from pipeteer_django.worker.reloading import serve_reloading
 from pipeteer_django.worker.service import Options, prepare, serve
 from pipeteer_django.worker.supervisor import supervise
 
@@ -36,14 +37,14 @@ class Command(BaseCommand):
         )  # fmt: skip
         try:
             prepare(chosen)
-        except PipeteerError as error:
+            if options["reload"]:
+                serve_reloading(chosen)
+            elif options["processes"] > 1:
+                supervise(options["processes"], chosen)
+            else:
+                serve(chosen)
+        except (PipeteerError, ImproperlyConfigured) as error:
             raise CommandError(str(error)) from error
-        if options["reload"]:
-            autoreload.run_with_reloader(serve, chosen)
-        elif options["processes"] > 1:
-            supervise(options["processes"], chosen)
-        else:
-            serve(chosen)
 
 
 def _positive(text: str) -> int:

@@ -1,0 +1,81 @@
+"""`--reload`: a worker that starts again when code changes, as runserver does, and first hands back what it runs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from typing import Any
+
+from django.utils import autoreload
+
+from pipeteer_django.worker.service import Options, leave, serve
+from pipeteer_django.worker.worker import Worker
+
+_GRACE = 1.0
+_CHANGED = 3
+"""The exit status by which Django's reloader asks to be started again."""
+
+
+class _Keeper:
+    """Knows the worker that runs on another thread, and stops it."""
+
+    def __init__(self) -> None:
+        self._kept: tuple[Worker, asyncio.AbstractEventLoop] | None = None
+
+    def keep(self, worker: Worker, loop: asyncio.AbstractEventLoop) -> None:
+        self._kept = worker, loop
+
+    def stop(self) -> None:
+        if self._kept is None:
+            return
+        worker, loop = self._kept
+        with contextlib.suppress(RuntimeError):  # its loop is closed: it has ended
+            loop.call_soon_threadsafe(worker.stop, _GRACE)
+            worker.stopped.wait(timeout=_GRACE + 4)
+
+
+def serve_reloading(options: Options) -> None:
+    """Run a worker in a child process, a new one whenever a file of the project changes."""
+    if os.environ.get(autoreload.DJANGO_AUTORELOAD_ENV) == "true":
+        _serve_until_change(options)
+    else:
+        _start_again_and_again()
+
+
+def _serve_until_change(options: Options) -> None:
+    keeper = _Keeper()
+    status = 0
+    try:
+        autoreload.run_with_reloader(serve, options, keeper.keep)
+    except SystemExit as ended:
+        status = int(ended.code or 0)
+    # Now, because the interpreter's own end waits for bodies and refuses the worker's threads any more work.
+    keeper.stop()
+    leave(status)
+
+
+def _start_again_and_again() -> None:
+    """Not Django's own parent process: that one kills its child where it is asked to stop."""
+    child: subprocess.Popen[bytes] | None = None
+    stopping = False
+
+    def stop(number: int, frame: Any) -> None:
+        nonlocal stopping
+        stopping = True
+        if child is not None:
+            child.send_signal(signal.SIGTERM)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    status = _CHANGED
+    while status == _CHANGED and not stopping:
+        environment = {**os.environ, autoreload.DJANGO_AUTORELOAD_ENV: "true"}
+        child = subprocess.Popen(autoreload.get_child_arguments(), env=environment, process_group=0)
+        if stopping:
+            child.send_signal(signal.SIGTERM)
+        status = child.wait()
+    sys.exit(0 if stopping else status)

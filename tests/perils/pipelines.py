@@ -1,0 +1,88 @@
+"""Pipelines that harm their worker, and bodies that last. Each body says on its worker's log that it runs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+
+import pipeteer_django as pipeteer
+from pipeteer_django import Context, WorkflowContext
+from tests.testapp.models import Ledger
+
+
+def begin(name: str, ctx: Context) -> None:
+    """Leave a Ledger row (in the body's transaction, if there is one) and a line on the log."""
+    Ledger.objects.create(name=name, run_id=ctx.run_id)
+    print(f"<{name} {ctx.key}>", flush=True)
+
+
+@pipeteer.activity()
+def linger(seconds: float, ctx: Context) -> int:
+    """A sync body that lasts; returns the number of its attempt."""
+    begin("linger", ctx)
+    time.sleep(seconds)
+    return ctx.attempt
+
+
+@pipeteer.activity()
+async def linger_async(seconds: float, ctx: Context) -> int:
+    """An async body that lasts."""
+    print(f"<linger_async {ctx.key}>", flush=True)
+    await asyncio.sleep(seconds)
+    return ctx.attempt
+
+
+@pipeteer.activity()
+async def linger_in_thread(seconds: float, ctx: Context) -> int:
+    """An async body that waits for a thread nobody can stop."""
+    print(f"<linger_in_thread {ctx.key}>", flush=True)
+    await asyncio.to_thread(time.sleep, seconds)
+    return ctx.attempt
+
+
+@pipeteer.activity(atomic=True)
+def linger_atomic(seconds: float, ctx: Context) -> int:
+    """An atomic body that lasts, after it has written."""
+    begin("linger_atomic", ctx)
+    time.sleep(seconds)
+    return ctx.attempt
+
+
+@pipeteer.activity(atomic=True, max_attempts=1)
+def precious(name: str, ctx: Context) -> int:
+    """An atomic body with one attempt only."""
+    begin("precious", ctx)
+    return ctx.attempt
+
+
+@pipeteer.activity()
+async def block(seconds: float, ctx: Context) -> int:
+    """What an async body must never do."""
+    print(f"<block {ctx.key}>", flush=True)
+    time.sleep(seconds)
+    return ctx.attempt
+
+
+@pipeteer.activity()
+def poison(x: int, ctx: Context) -> int:
+    """Kills its own process if `x` is negative."""
+    begin("poison", ctx)
+    if x < 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return ctx.attempt
+
+
+@pipeteer.workflow()
+async def errand(seconds: float, ctx: WorkflowContext) -> int:
+    """Two atomic activities, one after the other."""
+    first = await ctx.call(linger_atomic, seconds)
+    return first + await ctx.call(linger_atomic, seconds)
+
+
+@pipeteer.workflow()
+async def outing(seconds: float, ctx: WorkflowContext) -> int:
+    """Two plain activities, one after the other."""
+    first = await ctx.call(linger, seconds)
+    return first + await ctx.call(linger, seconds)

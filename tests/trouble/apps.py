@@ -1,0 +1,6 @@
+from django.apps import AppConfig
+
+
+class TroubleConfig(AppConfig):
+    name = "tests.trouble"
+    label = "trouble"
