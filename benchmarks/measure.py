@@ -58,7 +58,9 @@ class Measurement:
             if now() > end:
                 log = self.peer.folder / "worker0.log"
                 words = log.read_text()[-1500:] if log.exists() else ""
-                raise TimeoutError(f"{self.marks.count()} bodies ran in {timeout} s, {self.peer.pending()} wait. {words}")
+                raise TimeoutError(
+                    f"{self.marks.count()} bodies ran in {timeout} s, {self.peer.pending()} wait. {words}"
+                )
             time.sleep(poll)
 
     def drain(self, bodies: int, runs: int) -> Result:

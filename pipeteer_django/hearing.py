@@ -19,5 +19,5 @@ async def wait(topic: str, timeout: float | None = None) -> bool:
 
     A hint may be lost, so look at the database after every return, whatever it returned.
     """
-    with Waiter([topic]) as waiter:
+    async with Waiter([topic]) as waiter:
         return await waiter.await_wake(settings().POLL_INTERVAL if timeout is None else timeout)

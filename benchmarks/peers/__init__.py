@@ -19,6 +19,7 @@ MODULES = {
     "dbos": "benchmarks.peers.dbos",
     "oban": "benchmarks.peers.oban",
 }
+_VENDORS = {"sqlite": "sqlite", "postgres": "postgres", "postgresql": "postgres"}
 
 
 class Peer:
@@ -34,7 +35,7 @@ class Peer:
 
     def __init__(self, name: str, url: str, folder: Path) -> None:
         self.name, self.url, self.folder = name, url, folder
-        self.vendor = {"sqlite": "sqlite", "postgres": "postgres"}.get(urlsplit(url).scheme, "mariadb")
+        self.vendor = _VENDORS.get(urlsplit(url).scheme, "mariadb")
 
     def prepare(self) -> None:
         """Create the tables."""

@@ -72,9 +72,7 @@ def transactions() -> dict[str, float]:
     from django.db import connection
 
     with connection.cursor() as cursor:
-        cursor.execute(
-            "select xact_commit + xact_rollback from pg_stat_database where datname = current_database()"
-        )
+        cursor.execute("select xact_commit + xact_rollback from pg_stat_database where datname = current_database()")
         return {"transactions": float(cursor.fetchone()[0])}
 
 

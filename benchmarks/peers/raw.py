@@ -150,9 +150,7 @@ class RawPostgres(Raw):
             cursor.executemany(sql.replace("?", "%s"), rows)
 
     def enqueue(self, number: int) -> int:
-        self.run(
-            "with new as (insert into queue (id, value) values (?, '1')) select pg_notify('queue', '')", number
-        )
+        self.run("with new as (insert into queue (id, value) values (?, '1')) select pg_notify('queue', '')", number)
         return number
 
     def complete(self, table: str, id: int) -> None:

@@ -280,14 +280,14 @@ class InputManager(models.Manager.from_queryset(InputQuerySet)):  # type: ignore
         return newest
 
 
-def _moment(delay: timedelta | None, run_after: datetime | None) -> datetime:
+def _moment(delay: Any, run_after: Any) -> datetime:
     if delay is not None and run_after is not None:
         raise ValueError("Give delay or run_after, not both.")
     if run_after is not None:
-        if timezone.is_naive(run_after):
+        if not isinstance(run_after, datetime) or timezone.is_naive(run_after):
             raise InvalidValue(f"run_after must be a datetime with a time zone, not {run_after!r}.")
         return run_after
-    if delay is not None and delay < timedelta(0):
+    if delay is not None and (not isinstance(delay, timedelta) or delay < timedelta(0)):
         raise InvalidValue(f"delay must be a timedelta of 0 or more, not {delay!r}.")
     try:
         return Soon.after(delay or timedelta(0))

@@ -46,7 +46,7 @@ class Run:
     async def aresult(self, *, timeout: float | None = None) -> Any:
         """`result` for async code."""
         await sync_to_async(self._refuse_transaction)()
-        with Waiter([self.output]) as waiter:
+        async with Waiter([self.output]) as waiter:
             for pause in _pauses(timeout, self):
                 if found := await sync_to_async(self.look)():
                     return found[0]

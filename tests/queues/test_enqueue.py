@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from asgiref.sync import async_to_sync
 from django.core.management import call_command
 from django.db import IntegrityError, connection, transaction
 from django.forms import modelform_factory
@@ -190,12 +190,8 @@ def test_enqueue() -> None:
     assert (run.key, run.output, run.result(timeout=0), str(run)) == ("task", "my-output", 4, "quad 'task'")
 
 
-@pytest.mark.django_db(transaction=True)
 def test_aenqueue() -> None:
-    async def enqueue() -> Any:
-        return await double.aenqueue(1, key="task", priority=5)
-
-    run = asyncio.run(enqueue())
+    run = async_to_sync(double.aenqueue)(1, key="task", priority=5)
     assert double.Input.objects.get(pk=run.id).priority == 5
 
 

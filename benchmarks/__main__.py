@@ -1,0 +1,119 @@
+"""`python -m benchmarks`: measure in alternating rounds, print a table, write benchmarks/results.json."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from benchmarks import databases, report
+from benchmarks.plan import ABSENT, JOBS, Job
+from tests.databases import Unavailable, available
+
+ROOT = Path(__file__).resolve().parent.parent
+PEERS_PYTHON = os.environ.get("BENCH_PEERS_PYTHON", "")
+"""A Python that has benchmarks/requirements.txt installed."""
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--databases", default="sqlite,postgres", help="of sqlite, postgres, mariadb")
+    parser.add_argument("--workloads", default="", help="such as W2,W4; all by default")
+    parser.add_argument("--peers", default="", help="of pipeteer, pipeteer_50, raw, dbos, oban; all by default")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results.json")
+    return parser.parse_args()
+
+
+def importable(module: str) -> bool:
+    """Whether the peers' Python has a module."""
+    return (
+        bool(PEERS_PYTHON)
+        and not subprocess.run([PEERS_PYTHON, "-c", f"import {module}"], capture_output=True).returncode
+    )
+
+
+def runs(job: Job, vendor: str, peers: set[str]) -> list[str]:
+    """The peers that do this job on this database."""
+    return [peer for peer in job.peers if peer in peers and vendor in job.vendors and (peer, vendor) not in ABSENT]
+
+
+def measure(job: Job, peer: str, server: str) -> dict[str, Any]:
+    """One measurement in a process and a database of its own. An error is a result too."""
+    work = ROOT / "build"  # a real disk: a temporary folder may be memory, where commits cost nothing
+    work.mkdir(exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="bench-", dir=work))
+    python = PEERS_PYTHON if peer in ("dbos", "oban") else sys.executable
+    try:
+        with databases.fresh(server, folder) as url:
+            done = subprocess.run(
+                [python, "-m", "benchmarks.measure", peer, job.workload, json.dumps(job.options)],
+                env={**os.environ, "DATABASE_URL": url, "BENCH_FOLDER": str(folder)},
+                cwd=ROOT, capture_output=True, text=True, timeout=240,
+            )  # fmt: skip
+        try:
+            return dict(json.loads(done.stdout.strip().rpartition("\n")[2]))
+        except ValueError:
+            return {"error": done.stderr[-1500:] or done.stdout[-1500:] or "no output"}
+    except subprocess.TimeoutExpired:
+        return {"error": "no result after 240 s"}
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def main() -> int:
+    """Measure everything that was asked for. Fails if a measurement of ours failed."""
+    options = arguments()
+    wanted = {workload.strip().lower() for workload in options.workloads.split(",") if workload.strip()}
+    peers = {"pipeteer", "pipeteer_50", "raw"} | {peer for peer in ("dbos", "oban") if importable(peer)}
+    if options.peers:
+        peers &= set(options.peers.split(","))
+    jobs = [job for job in JOBS if not wanted or job.workload.partition("_")[0] in wanted or job.workload in wanted]
+    results: list[dict[str, Any]] = []
+    about = {
+        "at": datetime.now(UTC).isoformat(timespec="seconds"), "python": platform.python_version(),
+        "machine": f"{os.cpu_count()} cores, {platform.platform()}", "databases": {}, "results": results,
+    }  # fmt: skip
+    with ExitStack() as stack:
+        servers = {}
+        for vendor in options.databases.split(","):
+            try:
+                servers[vendor] = stack.enter_context(available(vendor))
+            except Unavailable as reason:
+                print(f"NO {vendor.upper()} HERE: {reason}")
+            else:
+                about["databases"][vendor] = databases.version(servers[vendor])
+        for round in range(options.rounds):
+            for vendor, server in servers.items():
+                for job in jobs:
+                    turn = runs(job, vendor, peers)
+                    for peer in turn[round % max(len(turn), 1) :] + turn[: round % max(len(turn), 1)]:
+                        start = time.monotonic()
+                        result = measure(job, peer, server)
+                        results.append({"job": job.name, "peer": peer, "database": vendor, "round": round, **result})
+                        options.out.write_text(json.dumps(about, indent=1) + "\n")
+                        said = f"{report.short(result[job.metric])} {job.unit}" if job.metric in result else "FAILED"
+                        took = time.monotonic() - start
+                        print(
+                            f"{round + 1}/{options.rounds} {vendor:9}{job.name:30}{peer:12}{said:>14}{took:6.0f} s",
+                            flush=True,
+                        )
+    for vendor in servers:
+        print(
+            f"\n{about['databases'][vendor]}\n\n{report.table(vendor, [r for r in results if r['database'] == vendor])}"
+        )
+    return int(any("error" in result and result["peer"].startswith("pipeteer") for result in results))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
