@@ -204,6 +204,21 @@ class Measurement:
         return result
 
 
+def fsync_ms(folder: Path) -> float:
+    """How long the disk takes to make one page durable just now: tells a slow round from a slow peer."""
+    path, page = folder / "probe", b"x" * 4096
+    file = os.open(path, os.O_WRONLY | os.O_CREAT)
+    times = []
+    for number in range(100):
+        start = now()
+        os.pwrite(file, page, 4096 * number)
+        os.fsync(file)
+        times.append(1000 * (now() - start))
+    os.close(file)
+    path.unlink()
+    return statistics.mean(times)
+
+
 def p95(values: list[float]) -> float:
     """The value that 95 % do not exceed."""
     return sorted(values)[int(len(values) * 0.95)]
@@ -223,6 +238,7 @@ def main(name: str, workload: str, options: str = "{}") -> None:
     peer.prepare()
     peer.connect()
     measurement = Measurement(peer, marks, json.loads(options))
+    before = fsync_ms(peer.folder)
     try:
         result: Result = getattr(measurement, workload)()
     except Exception as error:
@@ -230,6 +246,7 @@ def main(name: str, workload: str, options: str = "{}") -> None:
         result = {"error": f"{type(error).__name__}: {error}"[-1500:]}
     finally:
         measurement.stop(kill=True)
+    result["fsync_ms"] = [round(before, 3), round(fsync_ms(peer.folder), 3)]
     print(json.dumps(result), flush=True)
     os._exit(0)  # whatever threads a peer has left
 

@@ -38,8 +38,10 @@ def table(vendor: str, results: list[dict[str, Any]]) -> str:
         [f"{line}, {unit}", *(cell(values.get((line, peer), [])) for peer in peers)] for line, unit in units.items()
     ]
     widths = [max(len(row[column]) for row in rows) for column in range(len(peers) + 1)]
-    lines = ["  ".join(text.rjust(w) if n else text.ljust(w) for n, (text, w) in enumerate(zip(row, widths, strict=True)))
-             for row in rows]  # fmt: skip
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *(text.rjust(w) for text, w in zip(row[1:], widths[1:], strict=True))])
+        for row in rows
+    ]
     errors = [f"FAILED {r['job']}, {r['peer']}: {r['error'].splitlines()[0][:200]}" for r in results if "error" in r]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], *errors, "", *bars(vendor, values)])
 

@@ -1,4 +1,4 @@
-"""DBOS Transact: `DBOSClient.enqueue` and a worker listening on one queue, polling ten times as often as its default."""
+"""DBOS Transact: `DBOSClient.enqueue`, and a worker that polls one queue ten times as often as its default."""
 
 from __future__ import annotations
 

@@ -26,6 +26,7 @@ LOCK_TIMEOUT = 5
 _VENDORS = {"sqlite": "SQLite", "postgresql": "PostgreSQL", "mysql": "MariaDB"}
 _CONTENTION_STATES = {"40001", "40P01", "55P03"}
 _NO_SUCH_THREAD = 1094
+_NO_SUCH_SAVEPOINT = 1305
 _CONTENTION_NUMBERS = {1020, 1205, 1213}
 
 
@@ -259,10 +260,19 @@ def set_fence(using: str) -> None:
 
 
 def fence_stands(using: str) -> bool:
-    """Whether this is still the transaction in which `set_fence` was called (raw COMMIT and DDL end it silently)."""
+    """Whether this is still the transaction in which `set_fence` was called (raw COMMIT and DDL end it silently).
+
+    Raises OperationalError or InterfaceError if the connection is gone, and everything with it.
+    """
+    connection = connections[using]
     try:
-        with connections[using].cursor() as cursor:
+        with connection.cursor() as cursor:
             cursor.execute(f"RELEASE SAVEPOINT {FENCE}")
+    except OperationalError as error:
+        # SQLite and MariaDB report a savepoint that is not there in the same class.
+        if connection.vendor == "postgresql" or (connection.vendor == "mysql" and error.args[0] != _NO_SUCH_SAVEPOINT):
+            raise
+        return False
     except DatabaseError:
         return False
     return True

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from django.core.exceptions import ValidationError
-from django.db import models, router
+from django.db import connections, models, router
 from django.db.models.signals import post_save, pre_save
 
 from pipeteer_django.exceptions import EngineColumn, EntryChanged, InvalidValue
@@ -46,6 +46,15 @@ def check_columns(values: Mapping[str, Any]) -> None:
         )
     if "priority" in given and not _is_priority(given["priority"]):
         raise InvalidValue(f"priority {given['priority']!r} is no whole number from -100 to 100 (higher first).")
+
+
+def check_storable(model: type[models.Model], using: str, values: Mapping[str, Any]) -> None:
+    """Raise InvalidValue now, where it would come later from within Django's save and spoil the transaction under way."""
+    connection = connections[using]
+    if connection.in_atomic_block:
+        for name, value in values.items():
+            if name not in ("priority", "available_at"):
+                model._meta.get_field(name).get_db_prep_save(value, connection)  # type: ignore[union-attr]
 
 
 def _is_priority(value: Any) -> bool:
@@ -87,9 +96,10 @@ class GuardedModel(models.Model):
         read = self.__dict__
         self._loaded = _Loaded(read["epoch"], read.get("available_at")) if "epoch" in read else None
 
-    def as_new(self) -> None:
+    def as_new(self, using: str) -> None:
         """Before an INSERT: a copy of a row that was loaded is an entry of its own, with a life of its own."""
         check_entry(self)
+        check_storable(type(self), using, {name: self._column(name) for name in USER_COLUMNS})
         if self._loaded is None:
             return
         for field in self._meta.concrete_fields:
@@ -114,14 +124,15 @@ class GuardedModel(models.Model):
         update_fields: Iterable[str] | None = None,
     ) -> None:
         """Insert a new entry, or edit one that nobody has moved since it was loaded (else EntryChanged)."""
+        using = using or router.db_for_write(type(self), instance=self)
         if self._state.adding:
-            self.as_new()
+            self.as_new(using)
             # Forced: Django would otherwise try an UPDATE of whatever row has this id.
             super().save(force_insert=True, using=using)
             self.remember()
         else:
             check_entry(self)
-            self._edit(using or router.db_for_write(type(self), instance=self), update_fields)
+            self._edit(using, update_fields)
 
     def _edit(self, using: str, update_fields: Iterable[str] | None) -> None:
         names = list(USER_COLUMNS if update_fields is None else update_fields)
@@ -145,6 +156,7 @@ class GuardedModel(models.Model):
         return name != "available_at" or self._loaded is None or self.available_at != self._loaded.available_at
 
     def _compare_and_set(self, using: str, values: dict[str, Any]) -> None:
+        check_storable(type(self), using, values)
         if self._loaded is None:
             raise EntryChanged(f"{self}: loaded without its epoch, so it cannot be saved safely. Do not defer epoch.")
         row = plain(type(self), using).filter(pk=self.pk)

@@ -19,7 +19,7 @@ from pipeteer_django.queues import people
 from pipeteer_django.queues.available import Soon
 from pipeteer_django.queues.claim import plain
 from pipeteer_django.queues.database import DatabaseNow
-from pipeteer_django.queues.guards import check_columns, refuse_engine_columns
+from pipeteer_django.queues.guards import check_columns, check_storable, refuse_engine_columns
 from pipeteer_django.queues.hints import enqueued, wake_on_commit
 from pipeteer_django.queues.results import Run
 
@@ -93,6 +93,7 @@ class InputQuerySet(models.QuerySet[Any]):
         """
         refuse_engine_columns(values)
         check_columns(values)
+        check_storable(self.model, self._alias, values)
         return self._moved(self._engine().update(**people.edited(values)))
 
     update.alters_data = True  # type: ignore[attr-defined]
@@ -133,7 +134,7 @@ class InputQuerySet(models.QuerySet[Any]):
             raise EngineColumn("bulk_create(update_conflicts=True) on a queue would overwrite claimed entries.")
         entries = list(objs)
         for entry in entries:
-            entry.as_new()
+            entry.as_new(self._alias)
         created = super().bulk_create(entries, batch_size, ignore_conflicts)
         for entry in created:
             entry.remember()

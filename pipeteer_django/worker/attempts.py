@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from asgiref.sync import SyncToAsync, ThreadSensitiveContext, async_to_sync, sync_to_async
-from django.db import DatabaseError, InterfaceError, connections
+from django.db import DatabaseError, InterfaceError, OperationalError, connections
 
 from pipeteer_django.conf import settings
 from pipeteer_django.exceptions import BrokenAtomicity, InvalidValue, LeaseLost
 from pipeteer_django.pipelines import replay
 from pipeteer_django.pipelines.activity import Activity
 from pipeteer_django.pipelines.context import Context, EntryLogger
-from pipeteer_django.pipelines.outcome import Done, Failure, Outcome, Parked, Released
+from pipeteer_django.pipelines.outcome import Done, Failure, Outcome, Parked, Released, Retry
 from pipeteer_django.pipelines.references import ModelReference
 from pipeteer_django.pipelines.registry import registry
 from pipeteer_django.queues.atomic import run_atomic
@@ -49,6 +49,8 @@ class Attempt:
     """The database session of an atomic body under way."""
     begun: bool = False
     """Whether an atomic body was entered."""
+    ended: bool = False
+    """Whether it returned a value."""
 
     @property
     def activity(self) -> Activity[Any, Any]:
@@ -61,7 +63,7 @@ def refuse(claim: Claim) -> Outcome | None:
     """What happens to a claim that cannot be run at all."""
     if claim.crashes >= settings().MAX_CRASHES:
         text = (
-            f"The worker process died {claim.crashes} times while it ran this entry (killed, out of memory, crashed). "
+            f"The worker was lost {claim.crashes} times while it ran this entry (killed, out of memory, crashed, or stuck). "
             "Look at the worker's logs, then retry it."
         )
         return Parked(Failure("Crashed", text, text))
@@ -123,11 +125,7 @@ def run_on_thread(attempt: Attempt, commit: Strategy = durable) -> Ended:
     except (_Misfit, BrokenAtomicity) as error:
         return Parked(Failure.of(error.__cause__ if isinstance(error, _Misfit) and error.__cause__ else error))
     except BaseException as error:
-        if attempt.activity.atomic and not attempt.begun and isinstance(error, (DatabaseError, InterfaceError)):
-            # No connection, or somebody's lock on the row: nothing was tried, so no attempt is charged.
-            logger.warning("%s %r could not begin: %s", attempt.activity.id, attempt.claim.key, str(error).strip())
-            return Released(delay=random.uniform(0.5, 1.5))
-        return attempt.activity.after_error(error, attempt.claim.attempt)
+        return _not_the_bodys_fault(attempt, error) or attempt.activity.after_error(error, attempt.claim.attempt)
     finally:
         attempt.session = None
         tidy()
@@ -137,9 +135,23 @@ def _atomic_body(attempt: Attempt) -> Any:
     attempt.begun = True
     attempt.session = session_id(attempt.using)
     value = _call(attempt)
+    attempt.ended = True
     if attempt.abandoned.is_set():
         raise LeaseLost("The worker gave this attempt up before its body ended.")
     return value
+
+
+def _not_the_bodys_fault(attempt: Attempt, error: BaseException) -> Released | Retry | None:
+    """What follows when the database failed around an atomic body, which is then as if it had never run."""
+    if not attempt.activity.atomic:
+        return None
+    if not attempt.begun and isinstance(error, (DatabaseError, InterfaceError)):
+        # No connection, or somebody's lock on the row: nothing was tried, so no attempt is charged.
+        logger.warning("%s %r could not begin: %s", attempt.activity.id, attempt.claim.key, " ".join(str(error).split()))
+        return Released(delay=random.uniform(0.5, 1.5))
+    if attempt.ended and isinstance(error, (OperationalError, InterfaceError)):
+        return Retry(Failure.of(error), attempt.activity.delay_after(attempt.claim.attempt))
+    return None
 
 
 def _call(attempt: Attempt) -> Any:

@@ -96,7 +96,8 @@ def log_failures() -> None:
 def _log_failed(
     sender: Any, key: str, attempt: int, failure: Failure, gave_up: bool, outcome: Any, **kwargs: Any
 ) -> None:
-    what = f"{sender.id} {key!r}, attempt {attempt}: {failure.type_name}: {failure.message}"
+    message = " ".join(failure.message.split())  # drivers write several lines
+    what = f"{sender.id} {key!r}, attempt {attempt}: {failure.type_name}: {message}"
     if gave_up:
         logger.error("%s; given up\n%s", what, failure.traceback.rstrip())
     else:

@@ -83,7 +83,8 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
         with selectors.DefaultSelector() as selector:
-            while any(self._care(child, selector) for child in self._children):
+            # A list, because any() stops at the first: all are to be cared for.
+            while any([self._care(child, selector) for child in self._children]):
                 for key, _ in selector.select(timeout=0.2):
                     key.data.listen()
 

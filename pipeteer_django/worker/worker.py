@@ -311,7 +311,8 @@ class Worker:
         self._outage += 1
         if self._outage == 1:
             hint = " Have the migrations run? python manage.py migrate" if isinstance(error, ProgrammingError) else ""
-            logger.error("The database does not answer, trying again until it does: %s%s", str(error).strip(), hint)
+            words = " ".join(str(error).split())
+            logger.error("The database does not answer, trying again until it does: %s%s", words, hint)
         await self._on_database(lambda: connections[self.using].close())
         if self._stop_at is not None and time.monotonic() >= self._stop_at:
             self._tickets.clear()

@@ -35,7 +35,7 @@ def test_it_is_parked_after_three_crashes(start_worker: StartManage) -> None:
     assert outputs(poison).keys() == {str(n) for n in range(25)}
     entry = poison.Input.objects.get()
     assert (entry.id, entry.available_at, entry.reserved_by) == (culprit.id, None, "")
-    assert "died 3 times" in entry.error
+    assert "lost 3 times" in entry.error
     assert times_run()[culprit.id] == 3
     hear(workers[-1], "given up")
     stop(workers[-1])

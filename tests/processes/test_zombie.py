@@ -110,7 +110,7 @@ def test_a_zombie_that_stopped_within_its_transaction(start_worker: StartManage,
     kill_sessions(set(sessions()) - mine)
     runs = others_finish(start_worker, pipeline, 1)
     wake(zombies)
-    hear(zombies[0], REFUSED)
+    # It cannot know whether its COMMIT was still heard: a row that is gone may be its own doing. So it says nothing.
     stop(zombies[0])
     assert not pipeline.Output.everything.exists()
     if pipeline is linger_atomic:

@@ -10,7 +10,7 @@ from typing import Any
 from django.db import connection, connections
 from django.utils import timezone
 
-from pipeteer_django.pipelines.outcome import Outcome
+from pipeteer_django.pipelines.outcome import Done, Outcome
 from pipeteer_django.pipelines.pipeline import Pipeline
 from pipeteer_django.queues.claim import Claim, plain
 from pipeteer_django.queues.database import Strategy, durable, nested
