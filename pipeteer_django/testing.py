@@ -38,7 +38,7 @@ def drain(*pipelines: Pipeline[Any, Any], app: Any = None) -> int:
         intake.look()
         turn = take_turn(
             tickets,
-            Appetite("drain", 100, True, intake.targets(), frozenset(p.id for p in served)),
+            Appetite("drain", 100, 100, True, intake.targets(100), frozenset(p.id for p in served)),
             using=using,
             commit=commit,
         )

@@ -20,7 +20,15 @@ from pipeteer_django.queues import atomic, turn
 from pipeteer_django.signals import attempt_started
 
 VARIABLE = "PIPETEER_FAILPOINT"
-POINTS = ("before_claim_commit", "after_claim", "body_start", "body_end", "before_settle", "before_commit", "after_commit")
+POINTS = (
+    "before_claim_commit",
+    "after_claim",
+    "body_start",
+    "body_end",
+    "before_settle",
+    "before_commit",
+    "after_commit",
+)
 """In the order in which an entry meets them."""
 
 _SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}

@@ -39,6 +39,7 @@ class Activity(Pipeline[A, B]):
     ) -> None:
         self.is_async = inspect.iscoroutinefunction(function)
         self.atomic = atomic
+        self.threaded = atomic or not self.is_async
         self.max_attempts = max_attempts
         self.retry_on = retry_on
         self.no_retry_on = no_retry_on

@@ -29,6 +29,8 @@ class Pipeline(Generic[A, B]):
     kind: ClassVar[str]
     runs_here: ClassVar[bool] = True
     """Whether workers run it (a task is completed by people)."""
+    threaded: bool = False
+    """Whether a worker needs a thread to run it."""
 
     def __init__(
         self, function: Callable[..., Any], *, id: str | None = None, reserve: timedelta | None = None

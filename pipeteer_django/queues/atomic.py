@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
-from django.db import DatabaseError, InterfaceError, connections
+from django.db import DatabaseError, InterfaceError, OperationalError, connections
 from django.db.backends.signals import connection_created
 
 from pipeteer_django.exceptions import BrokenAtomicity, LeaseLost, LostTransaction
@@ -45,29 +45,33 @@ def run_atomic(claim: Claim, using: str, body: Callable[[], Any], commit: Strate
     writes would not have been part of the commit. `body` returns the checked value.
     """
     watch_threads(using)
+    in_doubt: list[Settled] = []
     try:
-        settled = _run(claim, using, body, commit)
+        settled = _run(claim, using, body, commit, in_doubt)
     except (DatabaseError, InterfaceError) as error:
-        if not is_disconnect(error):
-            raise
         # The reply to COMMIT may be what was lost. My epoch still there means the writes are gone too.
-        settled = Settled(done=[ticket_of(claim, Done(None))])
-        if resolve(settled, [], using, "", commit) is None:
+        if not in_doubt or not is_disconnect(error) or resolve(in_doubt[0], [], using, "", commit) is None:
             raise
+        settled = in_doubt[0]
     return _after(claim, settled, using, commit)
 
 
-def _run(claim: Claim, using: str, body: Callable[[], Any], commit: Strategy) -> Settled:
+def _run(claim: Claim, using: str, body: Callable[[], Any], commit: Strategy, in_doubt: list[Settled]) -> Settled:
     with commit(using) as proof:
         begin(using)
         _fence(claim, using)
         set_fence(using)
-        with _owned(using, claim):
-            value = body()
+        try:
+            with _owned(using, claim):
+                value = body()
+        except BaseException as error:
+            _refuse_broken(claim, using, error)
+            raise
         _still_whole(claim, using)
         settled = settle([ticket_of(claim, Done(value))], using=using, now=begin(using), wait=True, parents=False)
         if not settled.done:
             raise LeaseLost(f"{claim.pipeline.id} {claim.key!r}: the entry was taken over while its body ran.")
+        in_doubt.append(settled)  # from here on only COMMIT can fail
     if not proof.proved:
         raise LostTransaction(
             f"{claim.pipeline.id} {claim.key!r}: the transaction ended without a commit, so nothing was written. "
@@ -84,7 +88,6 @@ def _after(claim: Claim, settled: Settled, using: str, commit: Strategy) -> Sett
             woken = wake_callers(settled.done, using=using, now=begin(using))
     except (DatabaseError, InterfaceError):
         return settled  # the sweep wakes the caller
-    settled.topics |= woken.topics
     settled.ready |= woken.ready
     return settled
 
@@ -99,30 +102,51 @@ def _fence(claim: Claim, using: str) -> None:
 def _still_whole(claim: Claim, using: str) -> None:
     connection = connections[using]
     name = f"{claim.pipeline.id} {claim.key!r}"
-    if connection.connection is None or connection.closed_in_transaction:
+    if _closed(connection):
         raise LostTransaction(
             f"{name}: the database connection was closed inside the body, and its writes with it. Do not call "
             "connection.close(), close_old_connections() or channels.db.database_sync_to_async there."
         )
+    swallowed = aborted(using)
+    if not fence_stands(using):
+        raise BrokenAtomicity(_BROKEN.format(name=name))
     if connection.needs_rollback:
         raise LostTransaction(
             f"{name}: the transaction can only be rolled back, because the body called set_rollback(True) or caught a "
             "database error outside its own `with transaction.atomic()`. Put the failing statement into such a block."
         )
-    if not fence_stands(using):
-        _why_fallen(using, name)
-
-
-def _why_fallen(using: str, name: str) -> None:
-    if aborted(using):
+    if swallowed:
         raise LostTransaction(
             f"{name}: the transaction was aborted by a database error that the body swallowed. "
             "Put the failing statement into its own `with transaction.atomic()`."
         )
-    raise BrokenAtomicity(
-        f"{name}: the body ended the transaction itself (a raw COMMIT or ROLLBACK, or DDL on MariaDB). Part of its "
-        "writes may be committed, so it is not retried: look at the data, then retry or complete it by hand."
-    )
+
+
+def _refuse_broken(claim: Claim, using: str, error: BaseException) -> None:
+    """A body that ended its transaction and then raised may have committed writes: another attempt would repeat them.
+
+    Not where the server itself may have ended it: a deadlock (MariaDB), a lost connection, a full disk.
+    """
+    if not (_closed(connections[using]) or _by_server(error) or fence_stands(using)):
+        raise BrokenAtomicity(_BROKEN.format(name=f"{claim.pipeline.id} {claim.key!r}")) from error
+
+
+def _closed(connection: Any) -> bool:
+    return connection.connection is None or connection.closed_in_transaction
+
+
+def _by_server(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, (OperationalError, InterfaceError)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+_BROKEN = (
+    "{name}: the body ended the transaction itself (a raw COMMIT or ROLLBACK, or DDL on MariaDB). Part of its writes may "
+    "be committed, so it is not retried: look at the data, then retry or complete it by hand."
+)
 
 
 # Writes that would escape
@@ -138,8 +162,7 @@ def _owned(using: str, claim: Claim) -> Iterator[None]:
 
 
 def watch_threads(using: str) -> None:
-    """From now on a write that an atomic body makes from another thread, outside its transaction, raises."""
-    connection_created.connect(_watch, dispatch_uid="pipeteer_django.atomic")
+    """A write that an atomic body makes from another thread, outside its transaction, raises: also on this connection."""
     _watch(connection=connections[using])
 
 
@@ -161,3 +184,7 @@ def _refuse_escape(execute: Any, sql: Any, params: Any, many: bool, context: Any
             "directly or through sync_to_async; asyncio.to_thread and thread_sensitive=False leave the transaction."
         )
     return execute(sql, params, many, context)
+
+
+# When this module is imported, and not with the first atomic body: a connection opened before would go unwatched.
+connection_created.connect(_watch, dispatch_uid="pipeteer_django.atomic")

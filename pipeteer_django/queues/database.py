@@ -264,18 +264,26 @@ def fence_stands(using: str) -> bool:
 
     Raises OperationalError or InterfaceError if the connection is gone, and everything with it.
     """
-    connection = connections[using]
+    connection: Any = connections[using]
+    # To an aborted transaction PostgreSQL answers only the one; it, too, fails where the savepoint is gone.
+    verb = "ROLLBACK TO" if aborted(using) else "RELEASE"
+    doomed, connection.needs_rollback = connection.needs_rollback, False
     try:
         with connection.cursor() as cursor:
-            cursor.execute(f"RELEASE SAVEPOINT {FENCE}")
-    except OperationalError as error:
-        # SQLite and MariaDB report a savepoint that is not there in the same class.
-        if connection.vendor == "postgresql" or (connection.vendor == "mysql" and error.args[0] != _NO_SUCH_SAVEPOINT):
+            cursor.execute(f"{verb} SAVEPOINT {FENCE}")
+    except DatabaseError as error:
+        if isinstance(error, OperationalError) and not _no_such_savepoint(connection, error):
             raise
         return False
-    except DatabaseError:
-        return False
+    finally:
+        connection.needs_rollback = doomed
     return True
+
+
+def _no_such_savepoint(connection: Any, error: OperationalError) -> bool:
+    if connection.vendor == "postgresql":
+        return getattr(error.__cause__, "sqlstate", None) == "3B001"
+    return connection.vendor == "sqlite" or error.args[0] == _NO_SUCH_SAVEPOINT
 
 
 # Errors

@@ -71,12 +71,17 @@ class Settled:
     """Their epoch had moved on: somebody else has the entry, or it is gone."""
     later: list[Ticket] = field(default_factory=list)
     """Their row, or their caller's, was locked: try again in a later turn."""
-    topics: set[str] = field(default_factory=set)
-    """Wake-ups to publish."""
+    outputs: set[str] = field(default_factory=set)
+    """Names of the outputs that got a result, or whose run was given up."""
     ready: set[tuple[str, int]] = field(default_factory=set)
     """(pipeline id, priority) where entries became claimable."""
     dropped: int = 0
     """Results whose step was cancelled or done."""
+
+    @property
+    def topics(self) -> set[str]:
+        """The wake-ups to publish."""
+        return self.outputs | {id for id, _ in self.ready}
 
 
 @dataclass(slots=True)
@@ -205,7 +210,6 @@ def _deliver(plan: _Plan, callers: dict[tuple[str, int], int], locked: Locked, s
             parent = locked.get(caller, {}).get(callers.get((caller, step_id), 0))
             if parent is not None and not parent.gone:
                 parent.deliver(now)
-                settled.topics.add(caller)
                 settled.ready.add((caller, parent.priority))
 
 
@@ -227,14 +231,13 @@ def _move(plan: _Plan, ticket: Ticket, row: Row, now: datetime) -> None:
 def _write(plan: _Plan, locked: Locked, settled: Settled, using: str, now: datetime) -> None:
     for id, outputs in plan.outputs.items():
         insert_rows(using, registry.find(id).Output, _OUTPUT, outputs)
-        settled.topics |= {row[2] for row in outputs}
+        settled.outputs |= {row[2] for row in outputs}
     for caller, results in plan.results.items():
         settled.dropped += len(results) - record_results(using, caller, results, now)
     for id, consumed in plan.consumed.items():
         record_consumed(using, id, consumed)
     write(using, locked)
     for id in insert_calls(using, plan.births, now):
-        settled.topics.add(id)
         settled.ready.add((id, 0))
     for id, runs in plan.ended.items():
         cancel_open(using, id, runs, now)
@@ -247,9 +250,8 @@ def _note_awake(locked: Locked, settled: Settled, now: datetime) -> None:
         if row.gone:
             continue
         if row.available_at is None:
-            settled.topics.add(row.output)  # given up: whoever waits for the result should hear of it
+            settled.outputs.add(row.output)  # given up: whoever waits for the result should hear of it
         elif row.available_at <= now:
-            settled.topics.add(ticket.pipeline.id)
             settled.ready.add((ticket.pipeline.id, row.priority))
 
 
@@ -264,7 +266,6 @@ def wake_callers(tickets: Iterable[Ticket], *, using: str, now: datetime) -> Set
     for caller, rows in locked.items():
         for row in rows.values():
             row.deliver(now)
-            settled.topics.add(caller)
             settled.ready.add((caller, row.priority))
     write(using, locked)
     return settled

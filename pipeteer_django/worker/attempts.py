@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import threading
 import uuid
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from typing import Any
 
 from asgiref.sync import SyncToAsync, ThreadSensitiveContext, async_to_sync, sync_to_async
@@ -43,7 +42,7 @@ class Attempt:
     app: Any
     using: str
     started: float = 0.0
-    abandoned: threading.Event = field(default_factory=threading.Event)
+    abandoned: bool = False
     """Set when the worker no longer waits for it: an atomic body must not commit any more."""
     session: Any = None
     """The database session of an atomic body under way."""
@@ -63,8 +62,8 @@ def refuse(claim: Claim) -> Outcome | None:
     """What happens to a claim that cannot be run at all."""
     if claim.crashes >= settings().MAX_CRASHES:
         text = (
-            f"The worker was lost {claim.crashes} times while it ran this entry (killed, out of memory, crashed, or stuck). "
-            "Look at the worker's logs, then retry it."
+            f"The worker was lost {claim.crashes} times while it ran this entry (killed, out of memory, crashed or "
+            "stuck). Look at the worker's logs, then retry it."
         )
         return Parked(Failure("Crashed", text, text))
     if claim.caller and registry.get(claim.caller) is None:
@@ -136,7 +135,7 @@ def _atomic_body(attempt: Attempt) -> Any:
     attempt.session = session_id(attempt.using)
     value = _call(attempt)
     attempt.ended = True
-    if attempt.abandoned.is_set():
+    if attempt.abandoned:
         raise LeaseLost("The worker gave this attempt up before its body ended.")
     return value
 
@@ -147,7 +146,9 @@ def _not_the_bodys_fault(attempt: Attempt, error: BaseException) -> Released | R
         return None
     if not attempt.begun and isinstance(error, (DatabaseError, InterfaceError)):
         # No connection, or somebody's lock on the row: nothing was tried, so no attempt is charged.
-        logger.warning("%s %r could not begin: %s", attempt.activity.id, attempt.claim.key, " ".join(str(error).split()))
+        logger.warning(
+            "%s %r could not begin: %s", attempt.activity.id, attempt.claim.key, " ".join(str(error).split())
+        )
         return Released(delay=random.uniform(0.5, 1.5))
     if attempt.ended and isinstance(error, (OperationalError, InterfaceError)):
         return Retry(Failure.of(error), attempt.activity.delay_after(attempt.claim.attempt))
@@ -207,8 +208,7 @@ async def run_on_loop(attempt: Attempt) -> Ended:
         try:
             value = await _on_thread_if_row(attempt)
             arguments = _arguments(attempt, value)
-            async with asyncio.timeout(attempt.activity.timeout):
-                result = await attempt.activity.function(*arguments)
+            result = await _within(attempt.activity.timeout, attempt.activity.function(*arguments))
             return Done(attempt.activity.output.check(result))
         except _Misfit as error:
             return Parked(Failure.of(error.__cause__ or error))
@@ -219,6 +219,13 @@ async def run_on_loop(attempt: Attempt) -> Ended:
         finally:
             if context in SyncToAsync.context_to_thread_executor:
                 await sync_to_async(connections.close_all)()
+
+
+async def _within(timeout: float | None, body: Coroutine[Any, Any, Any]) -> Any:
+    if timeout is None:
+        return await body
+    async with asyncio.timeout(timeout):
+        return await body
 
 
 async def _on_thread_if_row(attempt: Attempt) -> Any:

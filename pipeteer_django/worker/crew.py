@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from pipeteer_django.queues.claim import Claim, lease
@@ -24,32 +24,34 @@ class Running:
     """An attempt, since when it runs, and the task that waits for it."""
 
     attempt: Attempt
-    since: float = field(default_factory=time.monotonic)
+    place: Place
+    """Where its row is."""
+    proven_at: float
+    """When it will have survived one lease: until then it may be what kills the process."""
     task: asyncio.Task[None] | None = None
 
-    @property
-    def place(self) -> Place:
-        """Where its row is."""
-        return self.attempt.claim.pipeline.id, self.attempt.claim.id
-
-    @property
-    def fresh(self) -> bool:
-        """Whether it has not yet survived one lease: until then it may be what kills the process."""
-        return time.monotonic() - self.since < lease(self.attempt.claim.pipeline).total_seconds()
-
-    @property
-    def suspect(self) -> bool:
-        """Whether its last attempt may have killed a process."""
-        return self.attempt.claim.crashes > 0 and self.fresh
+    @classmethod
+    def of(cls, attempt: Attempt) -> Running:
+        """Begin now."""
+        claim = attempt.claim
+        proven_at = time.monotonic() + lease(claim.pipeline).total_seconds()
+        return cls(attempt, (claim.pipeline.id, claim.id), proven_at)
 
 
 class Crew:
-    """Runs up to `size` attempts. `ended` is called on the loop's thread with each claim and how it ended."""
+    """Runs up to `size` attempts, up to `threads` of them on threads.
 
-    def __init__(self, size: int, using: str, app: Any, ended: Callable[[Claim, Ended], None]) -> None:
+    `ended` is called on the loop's thread with each claim and how it ended.
+    """
+
+    def __init__(self, size: int, threads: int, using: str, app: Any, ended: Callable[[Claim, Ended], None]) -> None:
         self._size, self._using, self._app, self._ended = size, using, app, ended
+        self._free_threads = self._all_threads = threads
+        self._stuck = 0
         self._running: dict[Place, Running] = {}
-        self._threads = ThreadPoolExecutor(size, thread_name_prefix="pipeteer-body")
+        self._suspects: list[Running] = []
+        """Those whose last attempt may have killed a process."""
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="pipeteer-body")
         self.left_behind = False
         """Whether there are threads that nobody can stop."""
 
@@ -59,22 +61,38 @@ class Crew:
     @property
     def alone(self) -> bool:
         """Nothing runs that an entry which kills the process would take with it."""
-        return not any(running.fresh for running in self._running.values())
+        now = time.monotonic()
+        return not any(running.proven_at > now for running in self._running.values())
 
     @property
     def room(self) -> int:
         """How many more it can run; none beside a suspect."""
-        if any(running.suspect for running in self._running.values()):
-            return 0
-        return max(0, self._size - len(self._running))
+        now = time.monotonic()
+        self._suspects = [running for running in self._suspects if running.proven_at > now and self._runs(running)]
+        return 0 if self._suspects else max(0, self._size - len(self._running))
+
+    @property
+    def thread_room(self) -> int:
+        """How many of these may need a thread; a body that never ends keeps its own for good."""
+        return self._free_threads
+
+    @property
+    def all_stuck(self) -> bool:
+        """Whether every thread is held by a body that is past its timeout."""
+        return self._stuck >= self._all_threads
+
+    def _runs(self, running: Running) -> bool:
+        return self._running.get(running.place) is running
 
     # Starting and ending
 
     def start(self, claim: Claim) -> None:
         """Run a claim. It ends in a later pass of the loop."""
         loop = asyncio.get_running_loop()
-        running = Running(Attempt(claim, self._app, self._using))
+        running = Running.of(Attempt(claim, self._app, self._using))
         self._running[running.place] = running
+        if claim.crashes:
+            self._suspects.append(running)
         refused = refuse(claim)
         if refused is not None:
             self._end(running, refused)
@@ -82,6 +100,7 @@ class Crew:
             # A callback of its own: a workflow's loop cannot be entered from within a task.
             loop.call_soon(self._replay, running)
         else:
+            self._free_threads -= claim.pipeline.threaded
             running.task = loop.create_task(self._run(running))
 
     def _replay(self, running: Running) -> None:
@@ -100,17 +119,23 @@ class Crew:
 
     async def _on_thread(self, attempt: Attempt) -> Ended:
         body = asyncio.get_running_loop().run_in_executor(self._threads, run_on_thread, attempt)
+        body.add_done_callback(lambda _: self._thread_ended(attempt))
         try:
             async with asyncio.timeout(attempt.activity.timeout):
                 return await asyncio.shield(body)
         except TimeoutError as error:
             # The thread goes on, nobody can stop it; what it returns is discarded.
-            attempt.abandoned.set()
+            attempt.abandoned = True
             self.left_behind = True
+            self._stuck += 1
             return attempt.activity.after_error(error, attempt.claim.attempt)
 
+    def _thread_ended(self, attempt: Attempt) -> None:
+        self._free_threads += 1
+        self._stuck -= attempt.abandoned
+
     def _end(self, running: Running, ended: Ended) -> None:
-        if self._running.get(running.place) is running:
+        if self._runs(running):
             del self._running[running.place]
             self._ended(running.attempt.claim, ended)
 
@@ -125,7 +150,7 @@ class Crew:
             if running.task is not None and running.attempt.activity.atomic:
                 continue  # it may just have settled itself; if not, its own fence will say so
             logger.warning("%s %r: its lease was lost; another worker may have it.", id, running.attempt.claim.key)
-            running.attempt.abandoned.set()
+            running.attempt.abandoned = True
             if running.task is not None and running.attempt.activity.is_async:
                 running.task.cancel()
 
@@ -133,7 +158,7 @@ class Crew:
         """Stop waiting for whatever still runs, and return it."""
         left, self._running = list(self._running.values()), {}
         for running in left:
-            running.attempt.abandoned.set()
+            running.attempt.abandoned = True
             if running.task is not None:
                 running.task.cancel()
         self.left_behind = self.left_behind or any(_has_thread(running) for running in left)

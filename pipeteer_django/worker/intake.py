@@ -34,10 +34,14 @@ class Intake:
         """Whether a claim is likely to find something."""
         return bool(self._hot)
 
-    def targets(self) -> list[Target]:
+    def has_work(self, threads: int) -> bool:
+        """Whether a claim is likely to find something that this worker has a thread for, where it needs one."""
+        return any(threads or not self._pipelines[id].threaded for id, _ in self._hot)
+
+    def targets(self, threads: int) -> list[Target]:
         """Hot targets, highest priority first; within one priority another pipeline comes first each time."""
         self._turns += 1
-        names = list(self._hot)
+        names = [target for target in self._hot if threads or not self._pipelines[target[0]].threaded]
         turned = self._turns % len(names) if names else 0
         order = sorted(names[turned:] + names[:turned], key=lambda target: -target[1])
         return [(self._pipelines[id], priority) for id, priority in order]

@@ -46,6 +46,8 @@ Claims = dict[tuple[str, int], Claim]
 
 def report_started(claims: Iterable[Claim]) -> None:
     """Send `attempt_started` for each."""
+    if not attempt_started.receivers:
+        return
     for claim in claims:
         if attempt_started.has_listeners(claim.pipeline):
             attempt_started.send_robust(claim.pipeline, run_id=claim.id, key=claim.key, attempt=claim.attempt)

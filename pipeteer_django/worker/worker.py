@@ -61,6 +61,7 @@ class _Work:
 
     tickets: list[Ticket]
     slots: int
+    threads: int
     alone: bool
     look: bool
     sweep: bool
@@ -101,7 +102,9 @@ class Worker:
         self._intake = Intake(self.pipelines, using)
         self._sweeper = Sweeper(_living_in(using), using)
         self._database = ThreadPoolExecutor(1, thread_name_prefix="pipeteer-database")
-        self._crew = Crew(self.concurrency, using, _users_context(), self._ended)
+        self._crew = Crew(
+            self.concurrency, min(self.concurrency, settings().THREADS), using, _users_context(), self._ended
+        )
 
     # From outside
 
@@ -184,8 +187,8 @@ class Worker:
         now = time.monotonic()
         tickets, self._tickets = self._tickets, []
         slots = self._slots()
-        look = slots > 0 and (self._woken or now >= self._look_at)
-        work = _Work(tickets, slots, self._crew.alone, look, now >= self._sweep_at)
+        look = slots > 0 and now >= self._next_look()
+        work = _Work(tickets, slots, self._crew.thread_room, self._crew.alone, look, now >= self._sweep_at)
         if look:
             self._woken, self._looked = False, now
         try:
@@ -207,11 +210,20 @@ class Worker:
             return 0
         return self._crew.room
 
+    def _next_look(self) -> float:
+        """When the queues are to be looked at again: soon after a wake-up, at a due time, or by polling."""
+        return min(self._look_at, self._looked + _CALM) if self._woken else self._look_at
+
     def _until_next_look(self) -> float:
         due = self._intake.next_due
         return settings().POLL_INTERVAL if due is None else min(settings().POLL_INTERVAL, max(due, 0.001))
 
     def _take(self, turn: Turn) -> None:
+        if self._crew.all_stuck and not self.stopping:
+            logger.error(
+                "All threads are held by bodies past their timeout. Stopping, so that a supervisor replaces me."
+            )
+            self.stop()
         self.counts.add(turn.settled)
         # A turn that was to claim nothing has not looked: the suspect waits on, until nothing runs beside it.
         self._suspect_waits = turn.suspect_waits or (self._suspect_waits and not self._crew.alone)
@@ -228,12 +240,12 @@ class Worker:
     async def _rest(self) -> None:
         """Wait for whatever comes first: an outcome, a wake-up, a due time, the stop."""
         slots = self._slots()
-        if self._intake.hot and slots:
+        if slots and self._intake.has_work(self._crew.thread_room):
             return
         now = time.monotonic()
         moments = [self._sweep_at]
         if slots:
-            moments.append(self._look_at)
+            moments.append(self._next_look())
         if self._tickets:
             moments.append(now + _LATER)
         if self._suspect_waits or self._drain:
@@ -285,10 +297,10 @@ class Worker:
                 publish(topic)
         if work.look:
             self._intake.look()
-        targets = self._intake.targets() if work.slots else []
+        targets = self._intake.targets(work.threads) if work.slots else []
         if not work.tickets and not targets:
             return Turn()
-        appetite = Appetite(self.label, work.slots, work.alone, targets, self._serves)
+        appetite = Appetite(self.label, work.slots, work.threads, work.alone, targets, self._serves)
         turn = take_turn(work.tickets, appetite, using=self.using)
         self._tell(turn)
         report_started(turn.claims)
@@ -296,7 +308,7 @@ class Worker:
 
     def _tell(self, turn: Turn) -> None:
         self._intake.learn(turn)
-        for topic in turn.settled.topics:
+        for topic in turn.topics:
             publish(topic)
         report_settled(turn.settled, self._claims)
 

@@ -25,7 +25,7 @@ def _commit() -> Strategy:
 def turn(claims: Sequence[tuple[Claim, Outcome]] = (), *targets: tuple[Pipeline[Any, Any], int], slots: int = 0) -> Turn:
     """Settle these and claim from those."""
     tickets = [ticket_of(claim, outcome) for claim, outcome in claims]
-    appetite = Appetite("by hand", slots, True, targets)
+    appetite = Appetite("by hand", slots, slots, True, targets)
     return take_turn(tickets, appetite, using="default", commit=_commit())
 
 

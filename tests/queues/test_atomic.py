@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from django.db import connection, transaction
+from django.db import DatabaseError, OperationalError, connection, connections, transaction
 
 from pipeteer_django.exceptions import LeaseLost
 from pipeteer_django.pipelines.outcome import Done
@@ -226,6 +226,27 @@ def test_a_body_that_ends_the_transaction_itself_is_never_retried(how: str) -> N
     assert drain(loses) == 0
 
 
+@pytest.mark.parametrize("how", ["raw_commit_and_raise", "raw_commit_and_swallow", "raw_commit_and_swallow_raw"])
+def test_nor_one_that_fails_after_that(how: str) -> None:
+    entry = attempt(loses, how)
+    assert ENDED in entry.error
+    assert (entry.failed_at is None, effects(), loses.Output.objects.count()) == (False, ["lost"], 0)
+
+
+def test_an_error_of_the_database_itself_is_retried() -> None:
+    entry = attempt(loses, "raise_deadlock")
+    assert ("OperationalError" in entry.error, entry.failed_at, effects()) == (True, None, [])
+
+
+@pytest.mark.django_db
+def test_an_operational_error_in_a_plain_testcase() -> None:
+    entry_before = Effect.objects.create(name="the test's own")
+    loses.enqueue("raise_deadlock")
+    drain(loses)
+    assert "OperationalError" in loses.Input.objects.get().error
+    assert Effect.objects.get() == entry_before
+
+
 def test_ddl_commits_on_mariadb_only() -> None:
     try:
         entry = attempt(makes_table, 1)
@@ -264,20 +285,19 @@ def test_other_threads_may_write_when_no_atomic_body_is_theirs() -> None:
 
 
 def test_a_commit_whose_reply_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    from django.db import OperationalError
-
     record.enqueue("in doubt")
     claim = by_hand.claim_one(record)
-    commit = type(connection).commit
+    wrapper = type(connections["default"])
+    commit = wrapper.commit
 
     def commit_and_lose_the_reply(self: Any) -> None:
         commit(self)
-        monkeypatch.setattr(type(connection), "commit", commit)
+        monkeypatch.setattr(wrapper, "commit", commit)
         raise OperationalError("server closed the connection unexpectedly")
 
     def body() -> str:
         Ledger.objects.create(name="in doubt", run_id=claim.id)
-        monkeypatch.setattr(type(connection), "commit", commit_and_lose_the_reply)
+        monkeypatch.setattr(wrapper, "commit", commit_and_lose_the_reply)
         return "in doubt"
 
     settled = atomic.run_atomic(claim, "default", body, durable)
@@ -286,19 +306,18 @@ def test_a_commit_whose_reply_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_commit_that_never_arrived(monkeypatch: pytest.MonkeyPatch) -> None:
-    from django.db import OperationalError
-
     record.enqueue("in doubt")
     claim = by_hand.claim_one(record)
-    commit = type(connection).commit
+    wrapper = type(connections["default"])
+    commit = wrapper.commit
 
     def lose_the_commit(self: Any) -> None:
-        monkeypatch.setattr(type(connection), "commit", commit)
+        monkeypatch.setattr(wrapper, "commit", commit)
         raise OperationalError("server closed the connection unexpectedly")
 
     def body() -> str:
         Ledger.objects.create(name="in doubt", run_id=claim.id)
-        monkeypatch.setattr(type(connection), "commit", lose_the_commit)
+        monkeypatch.setattr(wrapper, "commit", lose_the_commit)
         return "in doubt"
 
     with pytest.raises(OperationalError):

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from asgiref.sync import sync_to_async
 from channels.db import database_sync_to_async
-from django.db import DatabaseError, IntegrityError, close_old_connections, connection, models, transaction
+from django.db import DatabaseError, IntegrityError, OperationalError, close_old_connections, connection, models, transaction
 
 import pipeteer_django as pipeteer
 from pipeteer_django import Context, InputT, Push, WorkflowContext
@@ -98,6 +98,29 @@ def raw_rollback() -> None:
     raw("ROLLBACK")
 
 
+def raw_commit_and_raise() -> None:
+    raw_commit()
+    raise Trouble("afterwards")
+
+
+def raw_commit_and_swallow() -> None:
+    effect(unique=1)
+    raw("COMMIT")
+    with contextlib.suppress(IntegrityError):
+        Effect(name="twice", unique=1).save()
+
+
+def raw_commit_and_swallow_raw() -> None:
+    raw_commit()
+    with contextlib.suppress(DatabaseError):
+        raw("SELECT * FROM no_such_table")
+
+
+def raise_deadlock() -> None:
+    effect()
+    raise OperationalError("deadlock detected")
+
+
 LOSSES: dict[str, Callable[[], None]] = {
     loss.__name__: loss
     for loss in (
@@ -112,6 +135,10 @@ LOSSES: dict[str, Callable[[], None]] = {
         raw_commit,
         raw_commit_and_begin,
         raw_rollback,
+        raw_commit_and_raise,
+        raw_commit_and_swallow,
+        raw_commit_and_swallow_raw,
+        raise_deadlock,
     )
 }
 
