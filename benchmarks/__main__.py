@@ -48,6 +48,17 @@ def runs(job: Job, vendor: str, peers: set[str]) -> list[str]:
     return [peer for peer in job.peers if peer in peers and vendor in job.vendors and (peer, vendor) not in ABSENT]
 
 
+def run(command: list[str], environment: dict[str, str]) -> tuple[str, str]:
+    """Output and errors. A measurement cut short, by Ctrl-C or after four minutes, is let end its own workers."""
+    with subprocess.Popen(
+        command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            return process.communicate(timeout=240)
+        finally:
+            process.terminate()
+
+
 def measure(job: Job, peer: str, server: str) -> dict[str, Any]:
     """One measurement in a process and a database of its own. An error is a result too."""
     work = ROOT / "build"  # a real disk: a temporary folder may be memory, where commits cost nothing
@@ -56,15 +67,14 @@ def measure(job: Job, peer: str, server: str) -> dict[str, Any]:
     python = PEERS_PYTHON if peer in ("dbos", "oban") else sys.executable
     try:
         with databases.fresh(server, folder) as url:
-            done = subprocess.run(
+            words = run(
                 [python, "-m", "benchmarks.measure", peer, job.workload, json.dumps(job.options)],
-                env={**os.environ, "DATABASE_URL": url, "BENCH_FOLDER": str(folder)},
-                cwd=ROOT, capture_output=True, text=True, timeout=240,
-            )  # fmt: skip
+                {**os.environ, "DATABASE_URL": url, "BENCH_FOLDER": str(folder)},
+            )
         try:
-            return dict(json.loads(done.stdout.strip().rpartition("\n")[2]))
+            return dict(json.loads(words[0].strip().rpartition("\n")[2]))
         except ValueError:
-            return {"error": done.stderr[-1500:] or done.stdout[-1500:] or "no output"}
+            return {"error": words[1][-1500:] or words[0][-1500:] or "no output"}
     except subprocess.TimeoutExpired:
         return {"error": "no result after 240 s"}
     finally:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 import statistics
 import sys
 import time
@@ -55,12 +56,12 @@ class Measurement:
         """Wait, or fail with the worker's last words."""
         end = now() + timeout
         while not done():
-            if now() > end:
+            dead = [worker for worker in self.workers if worker.poll() is not None]
+            if dead or now() > end:
                 log = self.peer.folder / "worker0.log"
                 words = log.read_text()[-1500:] if log.exists() else ""
-                raise TimeoutError(
-                    f"{self.marks.count()} bodies ran in {timeout} s, {self.peer.pending()} wait. {words}"
-                )
+                what = "the worker died" if dead else f"not done after {timeout} s"
+                raise TimeoutError(f"{what}; {self.marks.count()} bodies ran, {self.peer.pending()} wait. {words}")
             time.sleep(poll)
 
     def drain(self, bodies: int, runs: int) -> Result:
@@ -238,6 +239,7 @@ def main(name: str, workload: str, options: str = "{}") -> None:
     peer.prepare()
     peer.connect()
     measurement = Measurement(peer, marks, json.loads(options))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("cut short"))
     before = fsync_ms(peer.folder)
     try:
         result: Result = getattr(measurement, workload)()

@@ -26,7 +26,6 @@ LOCK_TIMEOUT = 5
 _VENDORS = {"sqlite": "SQLite", "postgresql": "PostgreSQL", "mysql": "MariaDB"}
 _CONTENTION_STATES = {"40001", "40P01", "55P03"}
 _NO_SUCH_THREAD = 1094
-_NO_SUCH_SAVEPOINT = 1305
 _CONTENTION_NUMBERS = {1020, 1205, 1213}
 
 

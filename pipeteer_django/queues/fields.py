@@ -313,6 +313,8 @@ class KeyField(models.CharField):  # type: ignore[type-arg]
         if not isinstance(key, str) or not 1 <= len(key) <= limit:
             length = f", this one has {len(key):,}" if isinstance(key, str) else ""
             raise InvalidValue(f"{self.name}: {shown(key)} must have 1 to {limit} characters{length}.")
+        if key.isprintable():
+            return
         for position, character in enumerate(key):
             if unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp"):
                 raise InvalidValue(

@@ -60,22 +60,23 @@ def _serve_until_change(options: Options) -> None:
 
 def _start_again_and_again() -> None:
     """Not Django's own parent process: that one kills its child where it is asked to stop."""
-    child: subprocess.Popen[bytes] | None = None
-    stopping = False
+    children: list[subprocess.Popen[bytes]] = []
+    signals: list[int] = []
 
-    def stop(number: int, frame: Any) -> None:
-        nonlocal stopping
-        stopping = True
-        if child is not None:
-            child.send_signal(signal.SIGTERM)
+    def pass_on() -> None:
+        if signals and children:
+            children[-1].send_signal(signal.SIGTERM)
+
+    def on_signal(number: int, frame: Any) -> None:
+        signals.append(number)
+        pass_on()
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
+        signal.signal(number, on_signal)
     status = _CHANGED
-    while status == _CHANGED and not stopping:
+    while status == _CHANGED and not signals:
         environment = {**os.environ, autoreload.DJANGO_AUTORELOAD_ENV: "true"}
-        child = subprocess.Popen(autoreload.get_child_arguments(), env=environment, process_group=0)
-        if stopping:
-            child.send_signal(signal.SIGTERM)
-        status = child.wait()
-    sys.exit(0 if stopping else status)
+        children[:] = [subprocess.Popen(autoreload.get_child_arguments(), env=environment, process_group=0)]
+        pass_on()  # the signal may have come while it was being started
+        status = children[0].wait()
+    sys.exit(0 if signals else status)

@@ -102,16 +102,18 @@ def serve(options: Options, started: Started | None = None) -> None:
         drain=options.drain,
         beat=_beat(),
     )
-    asyncio.run(_serve(worker, options, started or _stop_on_signals))
+    database = f"{worker.using} ({connections[worker.using].display_name})"  # MariaDB is asked, so not on the loop
+    connections.close_all()
+    asyncio.run(_serve(worker, options, started or _stop_on_signals, database))
 
 
-async def _serve(worker: Worker, options: Options, started: Started) -> None:
+async def _serve(worker: Worker, options: Options, started: Started, database: str) -> None:
     started(worker, asyncio.get_running_loop())
     host = Host()
     logger.info(
-        "Worker %s: %s; database %s (%s); wake-ups %s; concurrency %d.",
-        worker.label, ", ".join(pipeline.id for pipeline in worker.pipelines), worker.using,
-        connections[worker.using].display_name, await host.first_try(), worker.concurrency,
+        "Worker %s: %s; database %s; wake-ups %s; concurrency %d.",
+        worker.label, ", ".join(pipeline.id for pipeline in worker.pipelines), database, await host.first_try(),
+        worker.concurrency,
     )  # fmt: skip
     trying = asyncio.create_task(host.keep_trying())
     try:

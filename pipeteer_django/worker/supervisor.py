@@ -83,10 +83,14 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
         with selectors.DefaultSelector() as selector:
-            # A list, because any() stops at the first: all are to be cared for.
-            while any([self._care(child, selector) for child in self._children]):
+            while self._care_for_all(selector):
                 for key, _ in selector.select(timeout=0.2):
                     key.data.listen()
+
+    def _care_for_all(self, selector: Any) -> bool:
+        """Look after every child; False once all are over for good."""
+        left = [self._care(child, selector) for child in self._children]
+        return any(left)
 
     def _care(self, child: Child, selector: Any) -> bool:
         """Look after one child; False once it is over for good."""
@@ -96,8 +100,7 @@ class Supervisor:
             if time.monotonic() >= child.due:
                 child.start()
                 selector.register(child.pipe, selectors.EVENT_READ, child)
-                if self._stopping:  # the signal came while it was being started
-                    self._tell(child)
+                self._pass_on(child)  # a signal may have come while it was being started
             return True
         self._kill_if_stuck(child)
         pipe = child.pipe
@@ -123,10 +126,10 @@ class Supervisor:
         # A second signal is passed on too: the children then exit at once.
         self._stopping = True
         for child in self._children:
-            self._tell(child)
+            self._pass_on(child)
 
-    def _tell(self, child: Child) -> None:
-        if child.process:
+    def _pass_on(self, child: Child) -> None:
+        if self._stopping and child.process:
             child.process.send_signal(signal.SIGTERM)
 
 

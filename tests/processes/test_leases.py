@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import StartManage
 from tests.perils.pipelines import block, linger, linger_async, linger_atomic
 
-from .tools import RESERVE, configured, eventually, finished, hear, log, outputs, ready, stop, times_run
+from .tools import RESERVE, configured, eventually, hear, log, ready, stop, times_run
 
 
 @pytest.mark.parametrize("pipelines", [(linger, linger_async), (linger_atomic,)], ids=["plain", "atomic"])

@@ -10,7 +10,7 @@ from pipeteer_django.queues.claim import plain
 from tests.conftest import StartManage
 from tests.perils.pipelines import linger, poison
 
-from .tools import Process, configured, eventually, hear, log, outputs, ready, stop, times_run
+from .tools import Process, configured, eventually, hear, log, outputs, stop, times_run
 
 QUICK = configured(RESERVE=1)
 
