@@ -48,7 +48,7 @@ class NotInTransaction(PipeteerError):
 
 
 class RunFailed(PipeteerError):
-    """The run was given up. `error` is its traceback; retry it in the admin or with `.retry()`."""
+    """The run was given up. `error` is its traceback; `.retry()` on its entry lets it run again."""
 
     def __init__(self, message: str, error: str = "") -> None:
         super().__init__(message)

@@ -40,7 +40,7 @@ def test_a_misspelt_key() -> None:
 
 
 def test_a_key_like_no_other() -> None:
-    with pytest.raises(ImproperlyConfigured, match="unknown key Z. Known keys: CONCURRENCY, CONTEXT"):
+    with pytest.raises(ImproperlyConfigured, match=r"unknown key Z\. Known keys: CONCURRENCY, CONTEXT"):
         read({"Z": 1})
 
 

@@ -101,7 +101,7 @@ def activity(
     atomic: bool = False,
     max_attempts: int | None = None,
     retry_on: type[BaseException] | Errors = (Exception,),
-    no_retry_on: type[BaseException] | Errors = (InvalidValue,),
+    no_retry_on: type[BaseException] | Errors = (),
     backoff: float = 1.0,
     max_backoff: float = 3600.0,
     timeout: float | None = None,
@@ -123,7 +123,8 @@ def activity(
             atomic=atomic,
             max_attempts=max_attempts,
             retry_on=_as_tuple(retry_on),
-            no_retry_on=_as_tuple(no_retry_on),
+            # A value that does not fit will not fit the next time either.
+            no_retry_on=(InvalidValue, *_as_tuple(no_retry_on)),
             backoff=backoff,
             max_backoff=max_backoff,
             timeout=timeout,

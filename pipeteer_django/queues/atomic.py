@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -20,9 +21,17 @@ from django.db.backends.signals import connection_created
 from pipeteer_django.exceptions import BrokenAtomicity, LeaseLost, LostTransaction
 from pipeteer_django.pipelines.outcome import Done
 from pipeteer_django.queues.claim import Claim, plain
-from pipeteer_django.queues.database import Strategy, aborted, begin, durable, fence_stands, is_disconnect, set_fence
-from pipeteer_django.queues.settle import Settled, settle, wake_callers
+from pipeteer_django.queues.database import Strategy, aborted, durable, fence_stands, is_disconnect, set_fence, time_of
+from pipeteer_django.queues.settle import Settled, Ticket, settle, wake_callers
 from pipeteer_django.queues.turn import resolve, ticket_of
+
+
+class Busy(DatabaseError):
+    """The entry's row is locked; its body was not begun."""
+
+
+_PAUSES = tuple(0.01 * 2**n for n in range(7))
+"""Seconds between tries to lock a caller's row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +67,6 @@ def run_atomic(claim: Claim, using: str, body: Callable[[], Any], commit: Strate
 
 def _run(claim: Claim, using: str, body: Callable[[], Any], commit: Strategy, in_doubt: list[Settled]) -> Settled:
     with commit(using) as proof:
-        begin(using)
         _fence(claim, using)
         set_fence(using)
         try:
@@ -68,7 +76,7 @@ def _run(claim: Claim, using: str, body: Callable[[], Any], commit: Strategy, in
             _refuse_broken(claim, using, error)
             raise
         _still_whole(claim, using)
-        settled = settle([ticket_of(claim, Done(value))], using=using, now=begin(using), wait=True, parents=False)
+        settled = settle([ticket_of(claim, Done(value))], using=using, now=time_of(using), wait=True, parents=False)
         if not settled.done:
             raise LeaseLost(f"{claim.pipeline.id} {claim.key!r}: the entry was taken over while its body ran.")
         in_doubt.append(settled)  # from here on only COMMIT can fail
@@ -83,19 +91,29 @@ def _run(claim: Claim, using: str, body: Callable[[], Any], commit: Strategy, in
 def _after(claim: Claim, settled: Settled, using: str, commit: Strategy) -> Settled:
     if claim.step_id is None:
         return settled
-    try:
-        with commit(using):
-            woken = wake_callers(settled.done, using=using, now=begin(using))
-    except (DatabaseError, InterfaceError):
-        return settled  # the sweep wakes the caller
-    settled.ready |= woken.ready
+    left: Sequence[Ticket] = settled.done
+    # Never a waiting lock, which would need a timeout that outlives this transaction on MariaDB. Who stays locked all
+    # that time, and who is lost to an error here, is woken by the sweep.
+    for pause in _PAUSES:
+        try:
+            with commit(using):
+                woken = wake_callers(left, using=using, now=time_of(using))
+        except (DatabaseError, InterfaceError):
+            break
+        settled.ready |= woken.ready
+        left = woken.later
+        if not left:
+            break
+        time.sleep(pause)
     return settled
 
 
 def _fence(claim: Claim, using: str) -> None:
     """Lock the row first: while this session lives, the lock is the lease."""
-    row = plain(claim.pipeline.Input, using).filter(id=claim.id, epoch=claim.epoch)
-    if row.select_for_update().values_list("id", flat=True).first() is None:
+    row = plain(claim.pipeline.Input, using).filter(id=claim.id, epoch=claim.epoch).values_list("id", flat=True)
+    if row.select_for_update(skip_locked=True).first() is None:
+        if row.first() is not None:
+            raise Busy("somebody else holds a lock on the entry")
         raise LeaseLost(f"{claim.pipeline.id} {claim.key!r}: another worker has taken the entry over.")
 
 
@@ -144,8 +162,8 @@ def _by_server(error: BaseException | None) -> bool:
 
 
 _BROKEN = (
-    "{name}: the body ended the transaction itself (a raw COMMIT or ROLLBACK, or DDL on MariaDB). Part of its writes may "
-    "be committed, so it is not retried: look at the data, then retry or complete it by hand."
+    "{name}: the body ended the transaction itself (a raw COMMIT or ROLLBACK, or DDL on MariaDB). Part of its writes "
+    "may be committed, so it is not retried: look at the data, then retry or complete it by hand."
 )
 
 
@@ -162,7 +180,7 @@ def _owned(using: str, claim: Claim) -> Iterator[None]:
 
 
 def watch_threads(using: str) -> None:
-    """A write that an atomic body makes from another thread, outside its transaction, raises: also on this connection."""
+    """A write that an atomic body makes from another thread, outside its transaction, raises; here, too."""
     _watch(connection=connections[using])
 
 

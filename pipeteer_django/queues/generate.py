@@ -7,6 +7,8 @@ The models carry the function's `__module__`, so they belong to the user's app: 
 from __future__ import annotations
 
 import hashlib
+import sys
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from django.apps import apps
@@ -25,8 +27,16 @@ def generate() -> None:
     """Make and attach the models of all pipelines that have none, then close the registry."""
     for pipeline in registry:
         if not pipeline.attached:
-            pipeline.attach(**_models(pipeline))
+            made = _models(pipeline)
+            pipeline.attach(**made)
+            _put_into_module(made.values())
     registry.seal()
+
+
+def _put_into_module(made: Iterable[type[models.Model]]) -> None:
+    """Where a class says it lives, people, pickle and Django's shell look for it."""
+    for model in made:
+        vars(sys.modules[model.__module__]).setdefault(model.__name__, model)
 
 
 def _models(pipeline: Pipeline[Any, Any]) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def check_columns(values: Mapping[str, Any]) -> None:
 
 
 def check_storable(model: type[models.Model], using: str, values: Mapping[str, Any]) -> None:
-    """Raise InvalidValue now, where it would come later from within Django's save and spoil the transaction under way."""
+    """Raise InvalidValue now: later, from within Django's save, it would spoil the transaction under way."""
     connection = connections[using]
     if connection.in_atomic_block:
         for name, value in values.items():

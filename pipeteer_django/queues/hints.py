@@ -8,7 +8,7 @@ from typing import Any
 from django.db import connections, transaction
 
 from pipeteer_django.pipelines.pipeline import Pipeline
-from pipeteer_django.signals import entry_enqueued
+from pipeteer_django.signals import entry_enqueued, run_finished
 from pipeteer_django.wakeups import publish
 
 
@@ -47,3 +47,13 @@ def enqueued(using: str, pipeline: Pipeline[Any, Any], keys: list[str]) -> None:
         transaction.on_commit(
             lambda: entry_enqueued.send_robust(sender=pipeline, keys=keys) and None, using=using, robust=True
         )
+
+
+def finished(using: str, pipeline: Pipeline[Any, Any], run_id: int, key: str, output: str) -> None:
+    """Send `run_finished` when the transaction commits, if anybody listens."""
+    if run_finished.has_listeners(pipeline):
+
+        def send() -> None:
+            run_finished.send_robust(sender=pipeline, run_id=run_id, key=key, output=output)
+
+        transaction.on_commit(send, using=using, robust=True)

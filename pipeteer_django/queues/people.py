@@ -14,7 +14,7 @@ from pipeteer_django.pipelines.registry import registry
 from pipeteer_django.queues.claim import plain
 from pipeteer_django.queues.database import DatabaseNow, time_of
 from pipeteer_django.queues.deliver import cancel_open
-from pipeteer_django.queues.hints import wake_on_commit
+from pipeteer_django.queues.hints import finished, wake_on_commit
 from pipeteer_django.queues.settle import Removed, Settled, Ticket, settle
 
 _CHUNK = 500
@@ -26,13 +26,16 @@ def push(pipeline: Pipeline[Any, Any], using: str, key: str, value: Any) -> bool
     """Complete an entry by hand. Of several callers one wins; the others, and a key that is not there, get False."""
     checked = pipeline.output.check(value)
     with transaction.atomic(using=using):
-        entry = plain(pipeline.Input, using).filter(key=key).values_list("id", "caller").first()
+        entry = plain(pipeline.Input, using).filter(key=key).values_list("id", "caller", "output").first()
         if entry is None:
             return False
-        id, caller = entry
+        id, caller, output = entry
         if caller:
             registry.find(caller)  # raises: without the caller's code the value would reach nobody
-        return bool(_settle(pipeline, using, [id], lambda: Done(checked)).done)
+        done = bool(_settle(pipeline, using, [id], lambda: Done(checked)).done)
+        if done and not caller:
+            finished(using, pipeline, id, key, output)
+    return done
 
 
 def remove(pipeline: Pipeline[Any, Any], using: str, ids: Iterable[int]) -> int:

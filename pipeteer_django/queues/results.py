@@ -69,7 +69,7 @@ class Run:
         failed_at, error = entry
         if failed_at is not None:
             last = error.strip().rsplit("\n", 1)[-1]
-            raise RunFailed(f"{self} was given up: {last} (retry it in the admin, or with .retry())", error)
+            raise RunFailed(f"{self} was given up: {last} (let it run again with .retry())", error)
         return None
 
     def _finished(self) -> tuple[Any] | None:

@@ -255,17 +255,22 @@ def _note_awake(locked: Locked, settled: Settled, now: datetime) -> None:
             settled.ready.add((ticket.pipeline.id, row.priority))
 
 
-def wake_callers(tickets: Iterable[Ticket], *, using: str, now: datetime) -> Settled:
-    """Tell callers that results were recorded for them: the second half of an atomic activity's settle."""
+def wake_callers(tickets: Sequence[Ticket], *, using: str, now: datetime) -> Settled:
+    """Tell callers that results were recorded for them: the second half of an atomic activity's settle.
+
+    Tickets whose caller's row is locked come back in `later`.
+    """
     settled = Settled()
     callers = _callers(tickets, using)
     wanted: dict[str, set[int]] = defaultdict(set)
     for (caller, _), run_id in callers.items():
         wanted[caller].add(run_id)
-    locked = lock(using, wanted, wait=True)
+    locked = lock(using, wanted, wait=False)
     for caller, rows in locked.items():
         for row in rows.values():
             row.deliver(now)
             settled.ready.add((caller, row.priority))
     write(using, locked)
+    missing = _missing_rows((), callers, locked, using)
+    settled.later = [t for t in tickets if (t.caller, callers.get((t.caller, t.step_id or 0), 0)) in missing]
     return settled

@@ -171,8 +171,9 @@ def resolve(
 ) -> list[Claim] | None:
     """The claims that stand if a transaction whose COMMIT raised did commit; None if it did not.
 
-    A locking read on a fresh connection tells. A row that still has the epoch its ticket held was not settled. Anything else was, by that transaction or by
-    somebody who has it now; either way it is no longer ours to settle. It must lock: the server may still be at it.
+    A locking read on a fresh connection tells. A row that still has the epoch its ticket held was not settled.
+    Anything else was, by that transaction or by somebody who has it now; either way it is no longer ours to settle. It
+    must lock: the server may still be at it.
     """
     if connections[using].in_atomic_block:
         return None  # a test's own transaction: nothing was committed

@@ -16,13 +16,13 @@ from django.db import DatabaseError, InterfaceError, connections, router
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from pipeteer_django.conf import settings
 from pipeteer_django.exceptions import PipeteerError
 from pipeteer_django.models import Queue
 from pipeteer_django.models import Worker as WorkerRow
 from pipeteer_django.pipelines.pipeline import Pipeline
 from pipeteer_django.pipelines.registry import registry
-from pipeteer_django.queues.database import refuse_unsupported
+from pipeteer_django.queues.database import shortcomings
+from pipeteer_django.wakeups import close
 from pipeteer_django.worker.hosting import Host
 from pipeteer_django.worker.worker import Worker
 
@@ -71,7 +71,9 @@ def prepare(options: Options) -> None:
     using = alias(pipelines)
     try:
         connections[using].ensure_connection()
-        refuse_unsupported(connections[using])
+        for id, message, hint in shortcomings(using):
+            if ".E" in id:
+                raise PipeteerError(f"{message} {hint} ({id})")
     except (DatabaseError, InterfaceError) as error:
         raise PipeteerError(f"The database {using!r} does not answer: {str(error).strip()}") from error
     own = (WorkerRow, Queue)
@@ -121,6 +123,7 @@ async def _serve(worker: Worker, options: Options, started: Started, database: s
             await worker.main()
     finally:
         trying.cancel()
+        await asyncio.to_thread(close)
         await asyncio.to_thread(host.stop)
     logger.info("Worker stopped: %s.", worker.counts)
     if worker.left_behind and started is _stop_on_signals:
@@ -209,10 +212,9 @@ async def _show(progress: Progress, worker: Worker) -> None:
 def _say_what_happens(verbosity: int) -> None:
     """A worker that logs nothing is no use; a project that configured logging for us is left alone."""
     package = logging.getLogger("pipeteer_django")
-    if verbosity == 0 or (package.hasHandlers() and package.isEnabledFor(logging.INFO)):
+    if verbosity == 0 or package.hasHandlers() or package.level:
         return
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
     package.addHandler(handler)
     package.setLevel(logging.DEBUG if verbosity > 2 else logging.INFO)
-    _ = settings()

@@ -242,6 +242,8 @@ class Worker:
         slots = self._slots()
         if slots and self._intake.has_work(self._crew.thread_room):
             return
+        if self.stopping and not self._crew and not self._tickets:
+            return
         now = time.monotonic()
         moments = [self._sweep_at]
         if slots:

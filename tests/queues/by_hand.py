@@ -10,7 +10,7 @@ from typing import Any
 from django.db import connection, connections
 from django.utils import timezone
 
-from pipeteer_django.pipelines.outcome import Done, Outcome
+from pipeteer_django.pipelines.outcome import Outcome
 from pipeteer_django.pipelines.pipeline import Pipeline
 from pipeteer_django.queues.claim import Claim, plain
 from pipeteer_django.queues.database import Strategy, durable, nested
@@ -22,7 +22,9 @@ def _commit() -> Strategy:
     return nested if connection.in_atomic_block else durable
 
 
-def turn(claims: Sequence[tuple[Claim, Outcome]] = (), *targets: tuple[Pipeline[Any, Any], int], slots: int = 0) -> Turn:
+def turn(
+    claims: Sequence[tuple[Claim, Outcome]] = (), *targets: tuple[Pipeline[Any, Any], int], slots: int = 0
+) -> Turn:
     """Settle these and claim from those."""
     tickets = [ticket_of(claim, outcome) for claim, outcome in claims]
     appetite = Appetite("by hand", slots, slots, True, targets)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from django.db import DatabaseError, OperationalError, connection, connections, transaction
+from django.db import OperationalError, connection, connections, transaction
 
 from pipeteer_django.exceptions import LeaseLost
 from pipeteer_django.pipelines.outcome import Done
 from pipeteer_django.queues import atomic
 from pipeteer_django.queues.claim import plain
 from pipeteer_django.queues.database import durable, nested
+from pipeteer_django.queues.sweep import Sweeper
 from pipeteer_django.testing import drain
 from tests.queues import by_hand
 from tests.testapp.models import Ledger
@@ -151,8 +152,6 @@ def test_a_lost_claim_settles_nothing_afterwards() -> None:
 
 
 def test_the_second_half_of_a_childs_settle_may_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeteer_django.queues.sweep import Sweeper
-
     handle = recording.enqueue(1)
     drain(recording)
     monkeypatch.setattr(atomic, "_after", lambda claim, settled, *rest: settled)
@@ -277,7 +276,11 @@ def test_other_threads_may_write_when_no_atomic_body_is_theirs() -> None:
 
     def body() -> str:
         # Started outside the body's context, as a web server's threads are.
-        (created,) = by_hand.in_threads(lambda: Effect.objects.create(name="elsewhere").name) if VENDOR != "sqlite" else ["elsewhere"]
+        (created,) = (
+            by_hand.in_threads(lambda: Effect.objects.create(name="elsewhere").name)
+            if VENDOR != "sqlite"
+            else ["elsewhere"]
+        )
         return str(created)
 
     atomic.run_atomic(claim, "default", body, durable)

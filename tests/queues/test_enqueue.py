@@ -106,7 +106,9 @@ def test_update_or_create_with_other_values_for_a_new_one() -> None:
 
 
 def test_form() -> None:
-    form = modelform_factory(quad.Input, fields="__all__")({"key": "task", "value": "1", "output": "o", "priority": "3"})
+    form = modelform_factory(quad.Input, fields="__all__")(
+        {"key": "task", "value": "1", "output": "o", "priority": "3"}
+    )
     assert form.is_valid(), form.errors
     form.save()
     assert (by_hand.claim_one(quad, priority=3).value, set(form.fields)) == (

@@ -117,7 +117,9 @@ def test_save_writes_only_the_users_columns() -> None:
     entry = entry_of(double)
     for name in ENGINE_COLUMNS:
         if name not in ("id", "epoch"):
-            setattr(entry, name, entry._meta.get_field(name).to_python("1" if "_at" not in name else "2020-01-01T00:00Z"))
+            setattr(
+                entry, name, entry._meta.get_field(name).to_python("1" if "_at" not in name else "2020-01-01T00:00Z")
+            )
     entry.value = 2
     before = dict(by_hand.state(entry))
     entry.save()
@@ -250,7 +252,15 @@ def test_update_refuses_engine_columns_under_other_names(columns: dict[str, Any]
 
 @pytest.mark.parametrize(
     "columns",
-    [{"value": "x"}, {"value": None}, {"priority": 101}, {"key": ""}, {"key": "a\nb"}, {"key": "double:1:0:0"}, {"output": ""}],
+    [
+        {"value": "x"},
+        {"value": None},
+        {"priority": 101},
+        {"key": ""},
+        {"key": "a\nb"},
+        {"key": "double:1:0:0"},
+        {"output": ""},
+    ],
     ids=str,
 )
 def test_update_validates(columns: dict[str, Any]) -> None:

@@ -119,7 +119,9 @@ def counted(counts: list[tuple[int, int]]) -> Iterator[None]:
         yield
 
 
-@pytest.mark.skipif(str(connection.vendor) != "sqlite", reason="the count is the same everywhere, and SQLite the fastest")
+@pytest.mark.skipif(
+    str(connection.vendor) != "sqlite", reason="the count is the same everywhere, and SQLite the fastest"
+)
 def test_ten_thousand_entries() -> None:
     double_sync.enqueue_many(range(10_000))
     counts: list[tuple[int, int]] = []

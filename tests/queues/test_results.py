@@ -225,8 +225,8 @@ def test_many_consumers_take_everything_once() -> None:
                     return taken
                 taken.append(entry.value)
 
-    taken = sum(by_hand.in_threads(take_all, take_all, take_all), [])
-    assert sorted(taken) == [2 * n for n in range(12)]
+    taken = by_hand.in_threads(take_all, take_all, take_all)
+    assert sorted(value for values in taken for value in values) == [2 * n for n in range(12)]
 
 
 # wait and notify

@@ -9,7 +9,15 @@ from typing import Annotated, Any
 
 from asgiref.sync import sync_to_async
 from channels.db import database_sync_to_async
-from django.db import DatabaseError, IntegrityError, OperationalError, close_old_connections, connection, models, transaction
+from django.db import (
+    DatabaseError,
+    IntegrityError,
+    OperationalError,
+    close_old_connections,
+    connection,
+    models,
+    transaction,
+)
 
 import pipeteer_django as pipeteer
 from pipeteer_django import Context, InputT, Push, WorkflowContext
