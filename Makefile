@@ -3,6 +3,7 @@
 #   make demo    durable workflows on SQLite; a worker is killed half-way and nothing is lost
 #   make dev     the example site, a worker and the wake-up proxy, for clicking around
 #   make test    the tests, on every database that can be had here
+#   make bench   the benchmarks, beside the raw database and the peers that are installed: about half an hour
 #   make lint    ruff and mypy
 #   make format  let ruff rewrite what it can
 #
@@ -19,7 +20,7 @@ python := $(VENV)/bin/python
 pip := $(python) -m pip --disable-pip-version-check
 installed := $(VENV)/.installed
 
-.PHONY: help demo dev test lint format migrations clean
+.PHONY: help demo dev test bench lint format migrations clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -32,6 +33,9 @@ dev: $(installed)
 
 test: $(installed)
 	$(python) -m tests.run $(if $(LEGS),--only $(LEGS)) -- $(ARGS)
+
+bench: $(installed)
+	$(python) -m benchmarks $(ARGS)
 
 lint: $(installed)
 	$(python) -m ruff check .
