@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from typing import Any, ClassVar, Protocol, TypeVar, overload
 
-from pipeteer_django.exceptions import DefinitionError, InvalidValue
+from pipeteer_django.exceptions import DefinitionError
 from pipeteer_django.pipelines.context import Context
 from pipeteer_django.pipelines.outcome import Failed, Failure, Retry
 from pipeteer_django.pipelines.pipeline import A, B, Pipeline
@@ -123,8 +123,7 @@ def activity(
             atomic=atomic,
             max_attempts=max_attempts,
             retry_on=_as_tuple(retry_on),
-            # A value that does not fit will not fit the next time either.
-            no_retry_on=(InvalidValue, *_as_tuple(no_retry_on)),
+            no_retry_on=_as_tuple(no_retry_on),
             backoff=backoff,
             max_backoff=max_backoff,
             timeout=timeout,

@@ -14,8 +14,8 @@ from pipeteer_django.pipelines.outcome import Call, Consumed
 from pipeteer_django.pipelines.pipeline import Pipeline
 from pipeteer_django.pipelines.registry import registry
 from pipeteer_django.queues.claim import plain
-from pipeteer_django.queues.database import insert_rows, update_rows
 from pipeteer_django.queues.rows import delete_rows, pipeline
+from pipeteer_django.queues.statements import insert_rows, update_rows
 
 Children = dict[str, list[int]]
 """Input ids by pipeline id."""

@@ -11,7 +11,7 @@ from pipeteer_django.exceptions import LeaseLost
 from pipeteer_django.pipelines.pipeline import Pipeline
 from pipeteer_django.pipelines.registry import registry
 from pipeteer_django.queues.claim import plain
-from pipeteer_django.queues.database import update_rows
+from pipeteer_django.queues.statements import update_rows
 
 _READ = (
     "id", "key", "output", "priority", "caller", "step_id", "epoch", "available_at", "reserved_by", "attempt",

@@ -26,7 +26,7 @@ from pipeteer_django.pipelines.outcome import (
 )
 from pipeteer_django.pipelines.pipeline import Pipeline
 from pipeteer_django.pipelines.registry import registry
-from pipeteer_django.queues.database import from_now, insert_rows
+from pipeteer_django.queues.database import from_now
 from pipeteer_django.queues.deliver import (
     Birth,
     Result,
@@ -37,6 +37,7 @@ from pipeteer_django.queues.deliver import (
     runs_of,
 )
 from pipeteer_django.queues.rows import Locked, Row, epochs, lock, write
+from pipeteer_django.queues.statements import insert_rows
 
 _OUTPUT = ("key", "value", "output", "run_id", "attempt", "created_at", "finished_at")
 

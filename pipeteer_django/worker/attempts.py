@@ -18,7 +18,7 @@ from pipeteer_django.exceptions import BrokenAtomicity, InvalidValue, LeaseLost
 from pipeteer_django.pipelines import replay
 from pipeteer_django.pipelines.activity import Activity
 from pipeteer_django.pipelines.context import Context, EntryLogger
-from pipeteer_django.pipelines.outcome import Done, Failure, Outcome, Parked, Released, Retry
+from pipeteer_django.pipelines.outcome import Done, Failed, Failure, Outcome, Parked, Released, Retry
 from pipeteer_django.pipelines.references import ModelReference
 from pipeteer_django.pipelines.registry import registry
 from pipeteer_django.queues.atomic import run_atomic
@@ -121,8 +121,12 @@ def run_on_thread(attempt: Attempt, commit: Strategy = durable) -> Ended:
         return Done(_call(attempt))
     except LeaseLost:
         return None
-    except (_Misfit, BrokenAtomicity) as error:
-        return Parked(Failure.of(error.__cause__ if isinstance(error, _Misfit) and error.__cause__ else error))
+    except _Misfit as error:
+        return Parked(Failure.of(error.__cause__ or error))
+    except _BadResult as error:
+        return Failed(Failure.of(error.__cause__ or error))
+    except BrokenAtomicity as error:
+        return Parked(Failure.of(error))
     except BaseException as error:
         return _not_the_bodys_fault(attempt, error) or attempt.activity.after_error(error, attempt.claim.attempt)
     finally:
@@ -160,7 +164,7 @@ def _call(attempt: Attempt) -> Any:
     function = attempt.activity.function
     if attempt.activity.is_async:
         function = async_to_sync(_with_timeout(attempt))
-    return attempt.activity.output.check(function(*arguments))
+    return _checked(attempt, function(*arguments))
 
 
 def _with_timeout(attempt: Attempt) -> Callable[..., Any]:
@@ -173,6 +177,17 @@ def _with_timeout(attempt: Attempt) -> Callable[..., Any]:
 
 class _Misfit(Exception):
     """The stored value does not fit (its cause says why): not an error of the body."""
+
+
+class _BadResult(Exception):
+    """The result does not fit the annotation (its cause says why); it would not fit the next time either."""
+
+
+def _checked(attempt: Attempt, result: Any) -> Any:
+    try:
+        return attempt.activity.output.check(result)
+    except InvalidValue as error:
+        raise _BadResult from error
 
 
 def _loaded(attempt: Attempt) -> Any:
@@ -209,9 +224,11 @@ async def run_on_loop(attempt: Attempt) -> Ended:
             value = await _on_thread_if_row(attempt)
             arguments = _arguments(attempt, value)
             result = await _within(attempt.activity.timeout, attempt.activity.function(*arguments))
-            return Done(attempt.activity.output.check(result))
+            return Done(_checked(attempt, result))
         except _Misfit as error:
             return Parked(Failure.of(error.__cause__ or error))
+        except _BadResult as error:
+            return Failed(Failure.of(error.__cause__ or error))
         except BaseException as error:
             if isinstance(error, asyncio.CancelledError) and _cancelled_by_worker():
                 return None

@@ -6,13 +6,11 @@ import os
 import signal
 from pathlib import Path
 
-import pytest
 from django.conf import settings
 
 from pipeteer_django.queues.claim import plain
 from tests.conftest import ROOT, StartManage
 from tests.perils.pipelines import linger
-from tests.testapp.models import Ledger
 from tests.testapp.pipelines import approval, approve, careful, double, flaky, quad
 
 from .tools import ON_SQLITE, Process, end, eventually, hear, log, outputs, ready, stop
@@ -108,8 +106,3 @@ def test_ports_in_use(start_manage: StartManage) -> None:
     proxy.send_signal(signal.SIGINT)
     assert end(proxy) == 0
     assert "Traceback" not in log(proxy)
-
-
-@pytest.mark.parametrize("number", [1])
-def test_ledger_is_empty_between_tests(number: int, transactional_db: None) -> None:
-    assert not Ledger.objects.exists()

@@ -15,7 +15,6 @@ from typing import Any
 from django.db import OperationalError, connection, transaction
 from django.db.models import Model
 
-from pipeteer_django.models import Worker
 from tests.testapp.models import Ledger
 
 Process = subprocess.Popen[str]
@@ -141,8 +140,3 @@ def locked(rows: Any) -> Iterator[None]:
     with transaction.atomic():
         list(rows.select_for_update())
         yield
-
-
-def heartbeats() -> int:
-    """How many workers say that they live."""
-    return Worker.objects.count()
