@@ -5,22 +5,42 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from operator import attrgetter
 from typing import Any
 
-from django.db.models import Case, Exists, F, QuerySet, Value, When
-from django.db.models.functions import Coalesce
+from django.db.models import QuerySet
 
 from pipeteer_django.conf import settings
 from pipeteer_django.exceptions import LeaseLost
-from pipeteer_django.models import Queue
 from pipeteer_django.pipelines.outcome import RecordedStep
 from pipeteer_django.pipelines.pipeline import Pipeline
+from pipeteer_django.queues.peek import not_held
+from pipeteer_django.queues.statements import id_list, select_rows, update_where
 
 COLUMNS = (
     "id", "key", "value", "output", "priority", "caller", "step_id", "epoch", "attempt", "crashes", "deliveries",
     "branch", "started_at", "created_at", "reserved_by",
 )  # fmt: skip
-STEP_COLUMNS = ("id", "index", "pipeline", "param", "child_id", "result", "error", "done_at", "order")
+STEP_COLUMNS = (
+    "run_id",
+    "branch",
+    "id",
+    "index",
+    "pipeline",
+    "param",
+    "child_id",
+    "result",
+    "error",
+    "done_at",
+    "order",
+)
+
+
+# MariaDB assigns from left to right: `crashes` looks at reserved_by and must come before it.
+_RESERVE = (
+    "crashes = CASE WHEN reserved_by = '' THEN crashes ELSE crashes + 1 END, epoch = epoch + 1, attempt = attempt + 1, "
+    "available_at = %s, suspended = FALSE, started_at = COALESCE(started_at, %s), reserved_by = %s"
+)
 
 
 @dataclass(slots=True)
@@ -89,15 +109,11 @@ def _lock_candidates(
     pipeline: Pipeline[Any, Any], using: str, priority: int, limit: int, now: datetime
 ) -> list[dict[str, Any]]:
     """The order is the claim index's own, so nothing sorts and MariaDB locks no more rows than it returns."""
-    return list(
-        plain(pipeline.Input, using)
-        .filter(
-            ~Exists(Queue.objects.filter(pipeline=pipeline.id, held=True)), priority=priority, available_at__lte=now
-        )
-        .order_by("available_at", "id")
-        .select_for_update(skip_locked=True)
-        .values(*COLUMNS)[:limit]
-    )
+    rows = select_rows(
+        using, pipeline.Input, COLUMNS, f"priority = {int(priority)} AND available_at <= %s AND {not_held(pipeline.id)}",
+        [now], order="available_at, id", limit=limit, lock=True,
+    )  # fmt: skip
+    return [dict(zip(COLUMNS, row, strict=True)) for row in rows]
 
 
 def _without_company(rows: list[dict[str, Any]], alone: bool) -> tuple[list[dict[str, Any]], bool]:
@@ -110,20 +126,8 @@ def _without_company(rows: list[dict[str, Any]], alone: bool) -> tuple[list[dict
 
 
 def _reserve(pipeline: Pipeline[Any, Any], using: str, ids: Sequence[int], now: datetime, worker: str) -> None:
-    # MariaDB assigns from left to right: `crashes` looks at reserved_by and must come before it.
-    changed = (
-        plain(pipeline.Input, using)
-        .filter(id__in=ids)
-        .update(
-            crashes=Case(When(reserved_by="", then=F("crashes")), default=F("crashes") + 1),
-            epoch=F("epoch") + 1,
-            attempt=F("attempt") + 1,
-            available_at=now + lease(pipeline),
-            suspended=False,
-            started_at=Coalesce(F("started_at"), Value(now)),
-            reserved_by=worker,
-        )
-    )
+    parameters = [now + lease(pipeline), now, worker]
+    changed = update_where(using, pipeline.Input, _RESERVE, f"id IN ({id_list(ids)})", parameters)
     if changed != len(ids):
         raise LeaseLost(f"{pipeline.id}: claimed {changed} of {len(ids)} locked entries.")
 
@@ -141,12 +145,18 @@ def load_steps(pipeline: Pipeline[Any, Any], using: str, claims: Iterable[Claim]
     if pipeline.kind != "workflow":
         return
     by_run = {claim.id: claim for claim in claims}
-    rows = (
-        plain(pipeline.Step, using)  # type: ignore[attr-defined]
-        .filter(run_id__in=list(by_run))
-        .order_by("run_id", "branch", "index")
-        .values_list("run_id", "branch", *STEP_COLUMNS)
+    rows = select_rows(
+        using,
+        pipeline.Step,
+        STEP_COLUMNS,
+        f"run_id IN ({id_list(by_run)})",
+        order="run_id, branch, id",
     )
     for run_id, branch, *columns in rows:
         if branch == by_run[run_id].branch:
             by_run[run_id].steps.append(RecordedStep(*columns))
+    for claim in by_run.values():
+        claim.steps.sort(key=_index)
+
+
+_index = attrgetter("index")

@@ -93,7 +93,8 @@ def begin(using: str) -> datetime:
             # Without statistics (a table just filled) the planner would sort the whole backlog for every claim.
             cursor.execute(
                 "SELECT statement_timestamp(), set_config('lock_timeout', %s, true), "
-                "set_config('enable_sort', 'off', true)",
+                # (A plan with a sort would then look so dear that it gets compiled.)
+                "set_config('enable_sort', 'off', true), set_config('jit', 'off', true)",
                 [f"{LOCK_TIMEOUT}s"],
             )
         else:

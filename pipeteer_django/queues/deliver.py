@@ -15,7 +15,7 @@ from pipeteer_django.pipelines.pipeline import Pipeline
 from pipeteer_django.pipelines.registry import registry
 from pipeteer_django.queues.claim import plain
 from pipeteer_django.queues.rows import delete_rows, pipeline
-from pipeteer_django.queues.statements import insert_rows, update_rows
+from pipeteer_django.queues.statements import id_list, insert_rows, select_rows, update_rows
 
 Children = dict[str, list[int]]
 """Input ids by pipeline id."""
@@ -46,7 +46,8 @@ class Birth:
 
 def runs_of(using: str, caller: str, step_ids: Iterable[int]) -> dict[int, int]:
     """The run that each step belongs to: it never changes, so this needs no lock."""
-    return dict(_steps(caller, using).filter(id__in=list(step_ids)).values_list("id", "run_id"))
+    rows = select_rows(using, _model(caller), ("id", "run_id"), f"id IN ({id_list(step_ids)})", order="id")
+    return {row[0]: row[1] for row in rows}
 
 
 def record_results(using: str, caller: str, results: Mapping[int, Result], now: datetime) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 from django.db import connections, models
 from django.utils import timezone
 
+from pipeteer_django.models import Queue
 from pipeteer_django.queues.database import aware, clock, fetch, no_table
 
 
@@ -23,9 +24,13 @@ class Peeked:
     unknown: set[tuple[str, int]] = field(default_factory=set)
 
 
-def peek(
-    using: str, queues: Mapping[str, tuple[type[models.Model], Sequence[int]]], held: type[models.Model]
-) -> Peeked:
+def not_held(id: str) -> str:
+    """The condition under which a queue may be claimed from: looked at by peek and claim alike."""
+    # Ids are checked by the registry (letters, digits, underscores), so they may stand in the text.
+    return f"NOT EXISTS (SELECT 1 FROM {Queue._meta.db_table} WHERE pipeline = '{id}' AND held)"
+
+
+def peek(using: str, queues: Mapping[str, tuple[type[models.Model], Sequence[int]]]) -> Peeked:
     """One statement for all queues: per priority the earliest `available_at`, walking the claim index.
 
     `queues` maps a pipeline's id to its Input and the priorities known to be in use. The gaps between these are
@@ -33,7 +38,7 @@ def peek(
     """
     connection = connections[using]
     numbers = dict(enumerate(queues))
-    branches = [branch for n, id in numbers.items() for branch in _peek_branches(connection, n, id, *queues[id], held)]
+    branches = [branch for n, id in numbers.items() for branch in _peek_branches(connection, n, id, *queues[id])]
     sql = " UNION ALL ".join([f"SELECT -1, 0, {clock(connection)}", *branches])
     (_, _, now), *rows = sorted(fetch(using, sql), key=lambda row: row[0])
     peeked = Peeked(aware(now) or timezone.now())
@@ -46,17 +51,10 @@ def peek(
 
 
 def _peek_branches(
-    connection: Any,
-    number: int,
-    id: str,
-    model: type[models.Model],
-    priorities: Sequence[int],
-    held: type[models.Model],
+    connection: Any, number: int, id: str, model: type[models.Model], priorities: Sequence[int]
 ) -> list[str]:
     table = connection.ops.quote_name(model._meta.db_table)
-    queue = connection.ops.quote_name(held._meta.db_table)
-    # Ids are checked by the registry (letters, digits, underscores), so they may stand in the text.
-    free = f"{no_table(connection)} WHERE NOT EXISTS (SELECT 1 FROM {queue} WHERE pipeline = '{id}' AND held)"
+    free = f"{no_table(connection)} WHERE {not_held(id)}"
     known = sorted(priorities, reverse=True)
     looks = [
         f"SELECT {number}, {p}, (SELECT available_at FROM {table} WHERE priority = {p} AND available_at IS NOT NULL "

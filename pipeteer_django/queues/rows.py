@@ -11,7 +11,7 @@ from pipeteer_django.exceptions import LeaseLost
 from pipeteer_django.pipelines.pipeline import Pipeline
 from pipeteer_django.pipelines.registry import registry
 from pipeteer_django.queues.claim import plain
-from pipeteer_django.queues.statements import update_rows
+from pipeteer_django.queues.statements import id_list, select_rows, update_rows
 
 _READ = (
     "id", "key", "output", "priority", "caller", "step_id", "epoch", "available_at", "reserved_by", "attempt",
@@ -95,13 +95,7 @@ def lock(using: str, wanted: Mapping[str, Iterable[int]], *, wait: bool) -> Lock
 
 
 def _lock_one(using: str, of: Pipeline[Any, Any], ids: Iterable[int], wait: bool) -> dict[int, Row]:
-    rows = (
-        plain(of.Input, using)
-        .filter(id__in=list(ids))
-        .order_by("id")
-        .select_for_update(skip_locked=not wait)
-        .values_list(*_READ)
-    )
+    rows = select_rows(using, of.Input, _READ, f"id IN ({id_list(ids)})", order="id", lock=True, wait=wait)
     return {row[0]: Row(*row) for row in rows}
 
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from pipeteer_django.models import Queue
 from pipeteer_django.pipelines.pipeline import Pipeline
 from pipeteer_django.queues.claim import plain
 from pipeteer_django.queues.peek import Peeked, peek
@@ -67,7 +66,7 @@ class Intake:
 
     def _peek(self, ids: Sequence[str]) -> Peeked:
         queues = {id: (self._pipelines[id].Input, tuple(self.priorities[id])) for id in ids}
-        return peek(self._using, queues, Queue)
+        return peek(self._using, queues)
 
     def learn(self, turn: Turn) -> None:
         """Take note of what a committed turn found and made."""
