@@ -30,7 +30,7 @@ class Settings:
     """Seconds between two looks at the queues when no wake-up arrives."""
     RESERVE: timedelta = timedelta(seconds=30)
     """How long a claim lasts unless renewed: how long a dead worker delays its work."""
-    CONCURRENCY: int = 100
+    CONCURRENCY: int = 200
     """Entries that one worker process runs at once; also how many can share one commit."""
     THREADS: int = 20
     """How many of these may be sync or atomic activities: each runs on a thread, with a database connection if used."""

@@ -41,7 +41,8 @@ class Pipeline(Generic[A, B]):
         self.__doc__ = function.__doc__
         self.__name__ = function.__name__
         self.__module__ = function.__module__
-        self._models: dict[str, Any] = {}
+        self.models: dict[str, Any] = {}
+        """By their short names: Input, Output, and for a workflow Step and Message."""
         registry.add(self)
 
     def __repr__(self) -> str:
@@ -72,20 +73,20 @@ class Pipeline(Generic[A, B]):
 
     def attach(self, **models: Any) -> None:
         """Called once, by the pass that generates the models."""
-        self._models.update(models)
+        self.models.update(models)
 
     @property
     def attached(self) -> bool:
         """Whether the tables exist as models."""
-        return bool(self._models)
+        return bool(self.models)
 
     def _model(self, name: str) -> Any:
-        if name not in self._models:
+        if name not in self.models:
             raise NotReady(
                 f"{place(self.function)} has no {name} yet: Django has not loaded its models. "
                 'Is "pipeteer_django" in INSTALLED_APPS, and has django.setup() run?'
             )
-        return self._models[name]
+        return self.models[name]
 
     @property
     def Input(self) -> Any:

@@ -109,10 +109,8 @@ def _lock_candidates(
     pipeline: Pipeline[Any, Any], using: str, priority: int, limit: int, now: datetime
 ) -> list[dict[str, Any]]:
     """The order is the claim index's own, so nothing sorts and MariaDB locks no more rows than it returns."""
-    rows = select_rows(
-        using, pipeline.Input, COLUMNS, f"priority = {int(priority)} AND available_at <= %s AND {not_held(pipeline.id)}",
-        [now], order="available_at, id", limit=limit, lock=True,
-    )  # fmt: skip
+    where = f"priority = {int(priority)} AND available_at <= %s AND {not_held(pipeline.id)}"
+    rows = select_rows(using, pipeline.Input, COLUMNS, where, [now], order="available_at, id", limit=limit, lock=True)
     return [dict(zip(COLUMNS, row, strict=True)) for row in rows]
 
 
@@ -145,13 +143,8 @@ def load_steps(pipeline: Pipeline[Any, Any], using: str, claims: Iterable[Claim]
     if pipeline.kind != "workflow":
         return
     by_run = {claim.id: claim for claim in claims}
-    rows = select_rows(
-        using,
-        pipeline.Step,
-        STEP_COLUMNS,
-        f"run_id IN ({id_list(by_run)})",
-        order="run_id, branch, id",
-    )
+    where = f"run_id IN ({id_list(by_run)})"
+    rows = select_rows(using, pipeline.models["Step"], STEP_COLUMNS, where, order="run_id, branch, id")
     for run_id, branch, *columns in rows:
         if branch == by_run[run_id].branch:
             by_run[run_id].steps.append(RecordedStep(*columns))

@@ -155,7 +155,7 @@ def _model(workflow: str) -> Any:
 
 def step_model(workflow: Pipeline[Any, Any]) -> Any:
     """The Step model of a pipeline that is a workflow."""
-    return workflow.Step  # type: ignore[attr-defined]
+    return workflow.models["Step"]
 
 
 def _steps(workflow: str, using: str) -> QuerySet[Any]:

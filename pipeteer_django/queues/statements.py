@@ -79,29 +79,40 @@ def _times(parameters: Sequence[Any], connection: Any) -> list[Any]:
 def _rendered(
     model: type[models.Model], columns: Sequence[str], rows: Iterable[Sequence[Any]], connection: Any
 ) -> tuple[list[str], list[Any]]:
-    """Each row's values as text between parentheses, and the parameters for what is no plain number.
+    """Each row's values as text between parentheses, and the parameters for what is not written out.
 
     A column's value that is the previous row's is prepared once.
     """
     prepare = [model._meta.get_field(name).get_db_prep_save for name in columns]  # type: ignore[union-attr]
     last: list[Any] = [_NO_VALUE] * len(columns)
     ready: list[Any] = [None] * len(columns)
+    literal = [""] * len(columns)
     texts, parameters = [], []
     for row in rows:
         words = []
         for n, value in enumerate(row):
             if value is not last[n]:
                 last[n], ready[n] = value, prepare[n](value, connection)
-            if type(ready[n]) is int:
-                words.append(str(ready[n]))
-            else:
-                words.append("%s")
+                literal[n] = _literal(ready[n])
+            words.append(literal[n])
+            if literal[n] == "%s":
                 parameters.append(ready[n])
         texts.append(", ".join(words))
     return texts, parameters
 
 
 _NO_VALUE = object()
+
+
+def _literal(value: Any) -> str:
+    """What stands in the statement: a placeholder, or the value itself where there is nothing to quote."""
+    if type(value) is int:
+        return str(value)
+    if value is None:
+        return "NULL"
+    if value is True or value is False:
+        return str(value).upper()
+    return "''" if type(value) is str and not value else "%s"
 
 
 def _columns(model: type[models.Model], names: Iterable[str], connection: Any) -> list[str]:
