@@ -6,6 +6,7 @@ Every known way to lose it is looked for afterwards and named.
 
 from __future__ import annotations
 
+import logging
 import re
 import threading
 import time
@@ -21,15 +22,28 @@ from django.db.backends.signals import connection_created
 from pipeteer_django.exceptions import BrokenAtomicity, LeaseLost, LostTransaction
 from pipeteer_django.pipelines.outcome import Done
 from pipeteer_django.queues.claim import Claim, plain
-from pipeteer_django.queues.database import Strategy, aborted, durable, fence_stands, is_disconnect, set_fence, time_of
+from pipeteer_django.queues.database import (
+    Strategy,
+    aborted,
+    durable,
+    fence_stands,
+    is_disconnect,
+    set_fence,
+    single_writer,
+    time_of,
+)
 from pipeteer_django.queues.settle import Settled, Ticket, settle, wake_callers
 from pipeteer_django.queues.turn import resolve, ticket_of
+
+logger = logging.getLogger("pipeteer_django.atomic")
 
 
 class Busy(DatabaseError):
     """The entry's row is locked; its body was not begun."""
 
 
+_SLOW = 0.2
+"""Seconds."""
 _PAUSES = tuple(0.01 * 2**n for n in range(7))
 """Seconds between tries to lock a caller's row."""
 
@@ -66,6 +80,7 @@ def run_atomic(claim: Claim, using: str, body: Callable[[], Any], commit: Strate
 
 
 def _run(claim: Claim, using: str, body: Callable[[], Any], commit: Strategy, in_doubt: list[Settled]) -> Settled:
+    started = time.monotonic()
     with commit(using) as proof:
         _fence(claim, using)
         set_fence(using)
@@ -85,7 +100,16 @@ def _run(claim: Claim, using: str, body: Callable[[], Any], commit: Strategy, in
             f"{claim.pipeline.id} {claim.key!r}: the transaction ended without a commit, so nothing was written. "
             "Did the body call transaction.set_rollback() or swallow a database error?"
         )
+    _complain_if_slow(claim, using, time.monotonic() - started)
     return settled
+
+
+def _complain_if_slow(claim: Claim, using: str, seconds: float) -> None:
+    if seconds > _SLOW and single_writer(using):
+        logger.warning(
+            "%s %r held SQLite's only writer for %.1f s: everything else waited. Keep atomic bodies short there.",
+            claim.pipeline.id, claim.key, seconds,
+        )  # fmt: skip
 
 
 def _after(claim: Claim, settled: Settled, using: str, commit: Strategy) -> Settled:

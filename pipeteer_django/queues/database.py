@@ -270,6 +270,11 @@ def begins_as_reader(using: str) -> bool:
     return mode.upper() not in ("IMMEDIATE", "EXCLUSIVE")
 
 
+def single_writer(using: str) -> bool:
+    """Whether a transaction that writes keeps every other writer waiting."""
+    return connections[using].vendor == "sqlite"
+
+
 def aborted(using: str) -> bool:
     """Whether a swallowed error has left the transaction unusable (PostgreSQL; elsewhere it goes on)."""
     connection: Any = connections[using]

@@ -92,11 +92,15 @@ def _rerun(tickets: Sequence[Ticket], appetite: Appetite, using: str, commit: St
 
 def _proved(tickets: Sequence[Ticket], appetite: Appetite, using: str, commit: Strategy) -> Turn:
     turn = Turn()
+    committing = False
     try:
         with commit(using) as proof:
             _do(turn, tickets, appetite, using)
+            committing = True
     except (OperationalError, InterfaceError) as error:
-        claims = None if is_contention(error) else resolve(turn.settled, turn.claims, using, appetite.worker, commit)
+        if not committing or is_contention(error):
+            raise
+        claims = resolve(turn.settled, turn.claims, using, appetite.worker, commit)
         if claims is None:
             raise
         turn.claims = claims

@@ -90,6 +90,10 @@ class Crew:
         """Run a claim. It ends in a later pass of the loop."""
         loop = asyncio.get_running_loop()
         running = Running.of(Attempt(claim, self._app, self._using))
+        if running.place in self._running:
+            # Its lease ran out while it still ran here (the database was away for long). It is ours again: go on.
+            self._running[running.place].attempt.claim = claim
+            return
         self._running[running.place] = running
         if claim.crashes:
             self._suspects.append(running)
