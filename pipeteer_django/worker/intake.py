@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
+from pipeteer_django.conf import settings
 from pipeteer_django.pipelines.pipeline import Pipeline
 from pipeteer_django.queues.claim import plain
 from pipeteer_django.queues.peek import Peeked, peek
@@ -25,13 +27,28 @@ class Intake:
         """Priorities met so far; a project uses a few of the 201."""
         self._hot: dict[tuple[str, int], None] = {}
         self._turns = 0
-        self.next_due: float | None = None
-        """Seconds from the last look until the earliest entry that was due later, or None."""
+        self.next_look = 0.0
+        """When to look again (monotonic clock): at the next due time, at the latest after the poll interval."""
 
     @property
     def hot(self) -> bool:
         """Whether a claim is likely to find something."""
         return bool(self._hot)
+
+    @property
+    def looked(self) -> bool:
+        """Whether it has looked since it began, or forgot."""
+        return self.next_look > 0
+
+    def forget(self) -> None:
+        """What was known may be wrong: look again."""
+        self.next_look = 0.0
+
+    def trust(self, ids: Iterable[str]) -> None:
+        """Take hints for true: these pipelines have work, at some priority met before."""
+        for id in ids:
+            for priority in self.priorities[id]:
+                self._hot[id, priority] = None
 
     def has_work(self, threads: int) -> bool:
         """Whether a claim is likely to find something that this worker has a thread for, where it needs one."""
@@ -51,7 +68,8 @@ class Intake:
         ids = list(self._pipelines)
         for start in range(0, len(ids), _AT_ONCE):
             later += self._look_at(ids[start : start + _AT_ONCE])
-        self.next_due = min(later, default=None)
+        pause = min([settings().POLL_INTERVAL, *(max(seconds, 0.001) for seconds in later)])
+        self.next_look = time.monotonic() + pause
 
     def _look_at(self, ids: Sequence[str]) -> list[float]:
         seen = self._peek(ids)

@@ -28,7 +28,7 @@ from pipeteer_django.pipelines.outcome import Released
 from pipeteer_django.pipelines.pipeline import Pipeline
 from pipeteer_django.pipelines.registry import registry
 from pipeteer_django.queues.claim import Claim
-from pipeteer_django.queues.database import end_session
+from pipeteer_django.queues.database import end_session, single_writer
 from pipeteer_django.queues.settle import Settled, Ticket
 from pipeteer_django.queues.sweep import Sweeper
 from pipeteer_django.queues.turn import Appetite, Turn, take_turn, ticket_of
@@ -64,6 +64,8 @@ class _Work:
     threads: int
     alone: bool
     look: bool
+    hints: frozenset[str]
+    """Ids of pipelines that were said to have work, if that is why to look."""
     sweep: bool
 
 
@@ -94,9 +96,10 @@ class Worker:
         self._claims: dict[Place, Claim] = {}
         """What this process holds: it runs, or waits to be settled."""
         self._stop_at: float | None = None
-        self._looked = self._look_at = self._sweep_at = 0.0
+        self._heeded = self._sweep_at = 0.0
         self._nudge = asyncio.Event()
-        self._woken = False
+        self._hints: set[str] = set()
+        """Ids heard of since hints were last heeded; changed on the loop's thread only."""
         self._suspect_waits = False
         self._outage = 0
         self._intake = Intake(self.pipelines, using)
@@ -171,7 +174,7 @@ class Worker:
             return False
         if self._stop_at is not None:
             return not self._crew or time.monotonic() >= self._stop_at
-        if not self._drain or self._crew or self._intake.hot or not self._looked:
+        if not self._drain or self._crew or self._intake.hot or not self._intake.looked:
             return False
         try:
             return await self._on_database(self._intake.exhausted)
@@ -188,19 +191,19 @@ class Worker:
         tickets, self._tickets = self._tickets, []
         slots = self._slots()
         look = slots > 0 and now >= self._next_look()
-        work = _Work(tickets, slots, self._crew.thread_room, self._crew.alone, look, now >= self._sweep_at)
+        hints = frozenset() if now >= self._intake.next_look else frozenset(self._hints)
+        work = _Work(tickets, slots, self._crew.thread_room, self._crew.alone, look, hints, now >= self._sweep_at)
         if look:
-            self._woken, self._looked = False, now
+            self._hints.clear()
+            self._heeded = now
         try:
             turn = await self._on_database(self._in_database, work)
         except (DatabaseError, InterfaceError) as error:
             self._tickets = tickets + self._tickets
-            self._look_at = 0.0
+            self._intake.forget()
             await self._wait_for_database(error)
             return
         self._back_again()
-        if look:
-            self._look_at = now + self._until_next_look()
         if work.sweep:
             self._sweep_at = now + settings().SWEEP_INTERVAL
         self._take(turn)
@@ -212,11 +215,8 @@ class Worker:
 
     def _next_look(self) -> float:
         """When the queues are to be looked at again: soon after a wake-up, at a due time, or by polling."""
-        return min(self._look_at, self._looked + _CALM) if self._woken else self._look_at
-
-    def _until_next_look(self) -> float:
-        due = self._intake.next_due
-        return settings().POLL_INTERVAL if due is None else min(settings().POLL_INTERVAL, max(due, 0.001))
+        next_look = self._intake.next_look
+        return min(next_look, self._heeded + _CALM) if self._hints else next_look
 
     def _take(self, turn: Turn) -> None:
         if self._crew.all_stuck and not self.stopping:
@@ -280,12 +280,12 @@ class Worker:
 
     def _hear(self, topic: str) -> None:
         """On the subscriber's thread. One call into the loop is enough for a flood of hints."""
-        if topic in self._serves and not self._woken:
-            self._woken = True
-            self._loop.call_soon_threadsafe(self._heed)
+        if topic in self._serves and topic not in self._hints:
+            self._loop.call_soon_threadsafe(self._heed, topic)
 
-    def _heed(self) -> None:
-        calm = self._looked + _CALM - time.monotonic()
+    def _heed(self, topic: str) -> None:
+        self._hints.add(topic)
+        calm = self._heeded + _CALM - time.monotonic()
         if calm > 0:
             self._loop.call_later(calm, self._nudge.set)
         else:
@@ -297,7 +297,11 @@ class Worker:
         if work.sweep:
             for topic in self._sweeper.sweep(self._intake.priorities):
                 publish(topic)
-        if work.look:
+        trusted = bool(work.hints) and not single_writer(self.using)
+        if trusted:
+            self._intake.trust(work.hints)
+        elif work.look:
+            # On SQLite also for a hint: looking takes no lock, a turn takes the only one.
             self._intake.look()
         targets = self._intake.targets(work.threads) if work.slots else []
         if not work.tickets and not targets:
@@ -306,6 +310,8 @@ class Worker:
         turn = take_turn(work.tickets, appetite, using=self.using)
         self._tell(turn)
         report_started(turn.claims)
+        if trusted and not turn.claims:
+            self._intake.look()  # it may be due later, or have a priority not met before
         return turn
 
     def _tell(self, turn: Turn) -> None:
