@@ -63,24 +63,14 @@ def no_atomic_fence() -> None:
 
 def no_claim_lock() -> None:
     """A claim takes what it saw, although another worker may have seen the same."""
-    real = claim._lock_candidates
+    real = claim.select_rows
 
-    def candidates(*arguments: Any) -> Any:
-        found = _without_lock(real, *arguments)
+    def select_rows(*arguments: Any, **options: Any) -> Any:
+        found = real(*arguments, **options | {"lock": False})
         time.sleep(0.05)  # a real race, only wider
         return found
 
-    claim._lock_candidates = candidates
-
-
-def _without_lock(real: Callable[..., Any], *arguments: Any) -> Any:
-    query_set = claim.QuerySet
-    lock = query_set.select_for_update
-    query_set.select_for_update = lambda rows, **options: rows  # type: ignore[method-assign,assignment]
-    try:
-        return real(*arguments)
-    finally:
-        query_set.select_for_update = lock  # type: ignore[method-assign]
+    claim.select_rows = select_rows
 
 
 MUTANTS: dict[str, Callable[[], None]] = {

@@ -42,7 +42,7 @@ class Busy(DatabaseError):
     """The entry's row is locked; its body was not begun."""
 
 
-_SLOW = 0.2
+_SLOW = 0.5
 """Seconds."""
 _PAUSES = tuple(0.01 * 2**n for n in range(7))
 """Seconds between tries to lock a caller's row."""
@@ -80,8 +80,8 @@ def run_atomic(claim: Claim, using: str, body: Callable[[], Any], commit: Strate
 
 
 def _run(claim: Claim, using: str, body: Callable[[], Any], commit: Strategy, in_doubt: list[Settled]) -> Settled:
-    started = time.monotonic()
     with commit(using) as proof:
+        started = time.monotonic()  # not before: waiting for others to write is not its fault
         _fence(claim, using)
         set_fence(using)
         try:

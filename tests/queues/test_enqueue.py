@@ -550,7 +550,7 @@ def test_a_copy_of_a_child_has_no_caller() -> None:
 
 def test_before_django_has_loaded() -> None:
     unattached = object.__new__(type(double))
-    unattached.__dict__.update(double.__dict__, _models={})
+    unattached.__dict__.update(double.__dict__, models={})
     with pytest.raises(NotReady, match="INSTALLED_APPS"):
         unattached.enqueue(1)
     assert list(Registry()) == []
