@@ -21,6 +21,8 @@ from tests import databases
 
 LEG_TIMEOUT = 15 * 60
 NO_TESTS_COLLECTED = 5
+# A file's tests stay together; each process has a database and ports of its own.
+PARALLEL = ["-n", str(min(4, os.cpu_count() or 1)), "--dist", "loadfile"]
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ def run(leg: Leg, url: str, pytest_arguments: list[str], *, first: bool) -> Resu
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="pipeteer-report-") as folder:
         report = Path(folder) / "report.xml"
-        command = [sys.executable, "-m", "pytest", f"--junitxml={report}"]
+        command = [sys.executable, "-m", "pytest", f"--junitxml={report}", *PARALLEL]
         command += [] if first else ["-m", "not once"]
         try:
             status = subprocess.run([*command, *pytest_arguments], env=environment, timeout=LEG_TIMEOUT).returncode

@@ -292,7 +292,7 @@ def test_options_that_cannot_be(options: dict[str, Any]) -> None:
     assert not double.Input.objects.exists()
 
 
-@pytest.mark.parametrize("value", ["x", 1.5, None, 2**63, [1], object()], ids=repr)
+@pytest.mark.parametrize("value", ["x", 1.5, None, 2**63, [1], print], ids=repr)
 def test_values_that_do_not_fit(value: Any) -> None:
     with pytest.raises(InvalidValue, match="value"):
         double.enqueue(value)
