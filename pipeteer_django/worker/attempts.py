@@ -41,7 +41,6 @@ class Attempt:
     claim: Claim
     app: Any
     using: str
-    started: float = 0.0
     abandoned: bool = False
     """Set when the worker no longer waits for it: an atomic body must not commit any more."""
     session: Any = None

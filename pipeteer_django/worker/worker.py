@@ -191,7 +191,7 @@ class Worker:
         tickets, self._tickets = self._tickets, []
         slots = self._slots()
         look = slots > 0 and now >= self._next_look()
-        hints = frozenset() if now >= self._intake.next_look else frozenset(self._hints)
+        hints = frozenset(self._hints) if look and now < self._intake.next_look else frozenset[str]()
         work = _Work(tickets, slots, self._crew.thread_room, self._crew.alone, look, hints, now >= self._sweep_at)
         if look:
             self._hints.clear()
