@@ -22,6 +22,7 @@ PIPETEER = {
     "PUB_URL": f"tcp://127.0.0.1:{PROXY_PORTS[0]}",
     "SUB_URL": f"tcp://127.0.0.1:{PROXY_PORTS[1]}",
     "WAKEUPS": os.environ.get("PIPETEER_TEST_WAKEUPS", "1") != "0",
+    "THREADS": 5,  # a thread is a connection, and many workers run beside one another
     "RESERVE": 2,
     "POLL_INTERVAL": 0.2,
     "SWEEP_INTERVAL": 1.0,
