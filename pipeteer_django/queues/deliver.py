@@ -14,11 +14,8 @@ from pipeteer_django.pipelines.outcome import Call, Consumed
 from pipeteer_django.pipelines.pipeline import Pipeline
 from pipeteer_django.pipelines.registry import registry
 from pipeteer_django.queues.claim import plain
-from pipeteer_django.queues.rows import delete_rows, pipeline
+from pipeteer_django.queues.rows import all_written, delete_rows, pipeline
 from pipeteer_django.queues.statements import id_list, insert_rows, select_rows, update_rows
-
-Children = dict[str, list[int]]
-"""Input ids by pipeline id."""
 
 _CHILD = (
     "key", "value", "output", "priority", "available_at", "caller", "step_id", "epoch", "reserved_by", "attempt",
@@ -61,7 +58,8 @@ def record_results(using: str, caller: str, results: Mapping[int, Result], now: 
 
 def record_consumed(using: str, workflow: str, consumed: Iterable[Consumed]) -> None:
     """Record in which order a run took its events."""
-    update_rows(using, _model(workflow), ("order",), {event.step_id: (event.order,) for event in consumed})
+    rows = {event.step_id: (event.order,) for event in consumed}
+    all_written(workflow, rows, update_rows(using, _model(workflow), ("order",), rows))
 
 
 def insert_calls(using: str, births: Sequence[Birth], now: datetime) -> set[str]:
@@ -73,7 +71,8 @@ def insert_calls(using: str, births: Sequence[Birth], now: datetime) -> set[str]
     for workflow, group in by_workflow.items():
         step_ids = _insert_steps(using, workflow, group, now)
         child_ids = _insert_children(using, group, step_ids, now)
-        update_rows(using, _model(workflow), ("child_id",), {step: (child,) for step, child in child_ids.items()})
+        rows = {step: (child,) for step, child in child_ids.items()}
+        all_written(workflow, rows, update_rows(using, _model(workflow), ("child_id",), rows))
         called |= {birth.call.pipeline.id for birth in group}
     return called
 
@@ -112,27 +111,25 @@ def _child(birth: Birth, step_id: int, now: datetime) -> tuple[Any, ...]:
 # Cancelling
 
 
-def cancel_open(using: str, workflow: str, run_ids: Iterable[int], now: datetime) -> Children:
+def cancel_open(using: str, workflow: str, run_ids: Iterable[int], now: datetime) -> None:
     """Mark the open steps of these runs cancelled and delete their entries, and theirs in turn.
 
     An entry whose row is locked (an atomic body is running) is left: its own settle drops the result, or the sweep
-    deletes it. Returns the children that were left, by pipeline.
+    deletes it.
     """
-    left: Children = defaultdict(list)
-    pending: Children = {workflow: list(run_ids)}
+    pending = {workflow: list(run_ids)}
     while pending:
         id, runs = pending.popitem()
         for child, ids in _cancel_steps(using, id, runs, now).items():
             deleted = _delete_unlocked(using, child, ids)
-            left[child] += sorted(set(ids) - set(deleted))
             if deleted and pipeline(child).kind == "workflow":
                 pending.setdefault(child, []).extend(deleted)
-    return left
 
 
-def _cancel_steps(using: str, workflow: str, run_ids: Sequence[int], now: datetime) -> Children:
+def _cancel_steps(using: str, workflow: str, run_ids: Sequence[int], now: datetime) -> dict[str, list[int]]:
+    """Returns the entries of the steps that were open, by pipeline."""
     still_open = _steps(workflow, using).filter(run_id__in=run_ids, done_at=None, cancelled_at=None)
-    children: Children = defaultdict(list)
+    children: dict[str, list[int]] = defaultdict(list)
     steps = []
     for step_id, child, child_id in still_open.values_list("id", "pipeline", "child_id"):
         steps.append(step_id)

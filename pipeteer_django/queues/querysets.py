@@ -75,7 +75,7 @@ class InputQuerySet(models.QuerySet[Any]):
         return people.restart(self._pipeline, self._alias, list(self.values_list("pk", flat=True)))
 
     def _engine(self) -> models.QuerySet[Any]:
-        """The same rows, without the guards: by subquery-free id list where the query is more than a filter."""
+        """The same rows, without the guards."""
         engine = plain(self.model, self._alias)
         engine.query = self.query.chain()
         return engine
@@ -238,7 +238,9 @@ class InputManager(models.Manager.from_queryset(InputQuerySet)):  # type: ignore
         newest = max(filter(None, (waiting, finished)), default=None)
         if newest is None:
             where = "" if output is None else f" with the output {output!r}"
-            raise RunGone(f"{self._pipeline.id} has no run under the key {key!r}{where}.")
+            raise RunGone(
+                f"{self._pipeline.id} has no run under the key {key!r}{where}. Was it enqueued and committed?"
+            )
         return Run(self._pipeline, newest[0], key, newest[1], self._alias)
 
     def result(self, key: str, *, timeout: float | None = None, output: str | None = None) -> Any:

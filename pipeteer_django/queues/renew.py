@@ -14,6 +14,7 @@ from pipeteer_django.models import Worker
 from pipeteer_django.pipelines.pipeline import Pipeline
 from pipeteer_django.queues.claim import lease, plain
 from pipeteer_django.queues.database import DatabaseNow, begin
+from pipeteer_django.queues.rows import all_written
 
 
 def renew(pipeline: Pipeline[Any, Any], using: str, held: Mapping[int, int], worker: str) -> set[int]:
@@ -24,9 +25,9 @@ def renew(pipeline: Pipeline[Any, Any], using: str, held: Mapping[int, int], wor
     rows = plain(pipeline.Input, using).filter(id__in=list(held), reserved_by=worker)
     with transaction.atomic(using=using, durable=True):
         begin(using)
-        free = rows.order_by("id").select_for_update(skip_locked=True).values_list("id", flat=True)
+        free = list(rows.order_by("id").select_for_update(skip_locked=True).values_list("id", flat=True))
         until = ExpressionWrapper(DatabaseNow() + lease(pipeline), output_field=DateTimeField())
-        plain(pipeline.Input, using).filter(id__in=list(free)).update(available_at=until)
+        all_written(pipeline.id, free, rows.filter(id__in=free).update(available_at=until))
     return held.keys() - set(rows.values_list("id", flat=True))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -125,12 +125,13 @@ def write(using: str, locked: Locked) -> None:
     for id, rows in locked.items():
         model = pipeline(id).Input
         changed = {row.id: [getattr(row, c) for c in _STATE] for row in rows.values() if row.changed and not row.gone}
-        _all(id, changed, update_rows(using, model, _STATE, changed))
+        all_written(id, changed, update_rows(using, model, _STATE, changed))
         failures = {row.id: row.failure for row in rows.values() if row.failure and not row.gone}
-        _all(id, failures, update_rows(using, model, ("error", "failed_at"), failures))
+        all_written(id, failures, update_rows(using, model, ("error", "failed_at"), failures))
         delete_rows(using, pipeline(id), [row.id for row in rows.values() if row.gone])
 
 
-def _all(id: str, meant: Mapping[int, Any], changed: int) -> None:
+def all_written(id: str, meant: Collection[Any], changed: int) -> None:
+    """Raise LeaseLost, so that the transaction rolls back, if a write did not change every row it was meant for."""
     if changed != len(meant):
-        raise LeaseLost(f"{id}: changed {changed} of {len(meant)} locked entries.")
+        raise LeaseLost(f"{id}: changed {changed} of {len(meant)} locked rows; somebody deleted the others.")

@@ -263,10 +263,7 @@ def wake_callers(tickets: Sequence[Ticket], *, using: str, now: datetime) -> Set
     """
     settled = Settled()
     callers = _callers(tickets, using)
-    wanted: dict[str, set[int]] = defaultdict(set)
-    for (caller, _), run_id in callers.items():
-        wanted[caller].add(run_id)
-    locked = lock(using, wanted, wait=False)
+    locked = lock(using, _wanted((), callers), wait=False)
     for caller, rows in locked.items():
         for row in rows.values():
             row.deliver(now)

@@ -47,7 +47,8 @@ class Crew:
     def __init__(self, size: int, threads: int, using: str, app: Any, ended: Callable[[Claim, Ended], None]) -> None:
         self._size, self._using, self._app, self._ended = size, using, app, ended
         self._free_threads = self._all_threads = threads
-        self._stuck = 0
+        self._stuck: set[int] = set()
+        """The attempts, by identity, that are past their timeout and still hold a thread."""
         self._running: dict[Place, Running] = {}
         self._suspects: list[Running] = []
         """Those whose last attempt may have killed a process."""
@@ -79,7 +80,7 @@ class Crew:
     @property
     def all_stuck(self) -> bool:
         """Whether every thread is held by a body that is past its timeout."""
-        return self._stuck >= self._all_threads
+        return len(self._stuck) >= self._all_threads
 
     def _runs(self, running: Running) -> bool:
         return self._running.get(running.place) is running
@@ -113,10 +114,7 @@ class Crew:
     async def _run(self, running: Running) -> None:
         attempt = running.attempt
         try:
-            if attempt.activity.is_async and not attempt.activity.atomic:
-                self._end(running, await run_on_loop(attempt))
-            else:
-                self._end(running, await self._on_thread(attempt))
+            self._end(running, await (self._on_thread if attempt.activity.threaded else run_on_loop)(attempt))
         except Exception as error:
             logger.exception("Running %s %r failed outside its body.", attempt.activity.id, attempt.claim.key)
             self._end(running, attempt.activity.after_error(error, attempt.claim.attempt))
@@ -131,12 +129,12 @@ class Crew:
             # The thread goes on, nobody can stop it; what it returns is discarded.
             attempt.abandoned = True
             self.left_behind = True
-            self._stuck += 1
+            self._stuck.add(id(attempt))
             return attempt.activity.after_error(error, attempt.claim.attempt)
 
     def _thread_ended(self, attempt: Attempt) -> None:
         self._free_threads += 1
-        self._stuck -= attempt.abandoned
+        self._stuck.discard(id(attempt))
 
     def _end(self, running: Running, ended: Ended) -> None:
         if self._runs(running):

@@ -59,7 +59,8 @@ def alias(pipelines: Sequence[Pipeline[Any, Any]]) -> str:
     aliases = sorted({router.db_for_write(pipeline.Input) for pipeline in pipelines})
     if len(aliases) > 1:
         raise PipeteerError(
-            f"These pipelines live in several databases ({', '.join(aliases)}). Start one worker for each."
+            f"These pipelines live in several databases ({', '.join(aliases)}), and a worker serves one. Route them to "
+            "one (check pipeteer.E005 says why), or name only the pipelines of one."
         )
     return aliases[0]
 

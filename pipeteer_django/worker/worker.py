@@ -319,6 +319,8 @@ class Worker:
         for topic in turn.topics:
             publish(topic)
         report_settled(turn.settled, self._claims)
+        if turn.settled.dropped:
+            logger.info("%d late results were dropped: their steps were cancelled.", turn.settled.dropped)
 
     def _announce(self, turn: Turn) -> None:
         self._tell(turn)
