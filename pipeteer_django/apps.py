@@ -43,7 +43,7 @@ def _lend_models_modules() -> None:
     Its pipelines module is lent as models module. An app that is imported later in the same pass would overwrite
     that with None, so its own `import_models` is told about it, too.
     """
-    for config in apps.get_app_configs() if apps.apps_ready else ():
+    for config in apps.get_app_configs():
         module: Any = sys.modules.get(f"{config.name}.pipelines")
         if module is not None and not _has_models(config):
             config.import_models = _importing(config, module)  # type: ignore[method-assign]

@@ -14,6 +14,8 @@ attempt_finished = Signal()
 
 `outcome` is "done", "waiting", "retry", "failed", "released" or "lost".
 """
+lease_lost = Signal()
+"""An attempt was refused, because another worker has the entry or it is gone. Arguments: `run_id`, `key`, `attempt`."""
 entry_failed = Signal()
 """An attempt failed. Arguments: `run_id`, `key`, `attempt`, `error` (traceback), `gave_up` (bool)."""
 run_finished = Signal()

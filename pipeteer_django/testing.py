@@ -10,7 +10,6 @@ from typing import Any
 from django.db import connections
 
 from pipeteer_django.pipelines.pipeline import Pipeline
-from pipeteer_django.pipelines.registry import registry
 from pipeteer_django.queues.database import Strategy, durable, nested
 from pipeteer_django.queues.settle import Settled, Ticket
 from pipeteer_django.queues.turn import Appetite, take_turn, ticket_of
@@ -68,6 +67,3 @@ def _run(attempt: Attempt, commit: Strategy) -> Ended:
     if attempt.claim.pipeline.kind == "workflow":
         return run_workflow(attempt.claim)
     return run_on_thread(attempt, commit)
-
-
-__all__ = ["drain", "registry"]

@@ -43,6 +43,10 @@ class Row:
     gone: bool = False
     failure: tuple[str, datetime | None] | None = None
 
+    def held_by(self, worker: str, epoch: int) -> bool:
+        """Whether this worker process holds it, by the claim that wrote this epoch."""
+        return (self.reserved_by, self.epoch) == (worker, epoch)
+
     def deliver(self, now: datetime) -> None:
         """An event arrived for it: wake it if it sleeps. Not a move, so the epoch stays."""
         self.deliveries += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,8 +16,9 @@ from pipeteer_django.exceptions import LeaseLost
 from pipeteer_django.pipelines.outcome import Failure, Outcome, Parked
 from pipeteer_django.pipelines.pipeline import Pipeline
 from pipeteer_django.pipelines.registry import registry
-from pipeteer_django.queues.claim import Claim, claim, plain
+from pipeteer_django.queues.claim import Claim, claim
 from pipeteer_django.queues.database import Strategy, begin, durable, is_contention
+from pipeteer_django.queues.rows import lock
 from pipeteer_django.queues.settle import Settled, Ticket, settle
 
 logger = logging.getLogger("pipeteer_django.turn")
@@ -184,26 +186,14 @@ def resolve(
     connections[using].close()
     with commit(using):
         begin(using)
-        if settled.done:
-            tickets = [(ticket.pipeline, ticket.id) for ticket in settled.done]
-            rows = _rows(tickets, using)
-            if any(rows.get((t.pipeline.id, t.id), (None, ""))[0] == t.epoch for t in settled.done):
-                return None
-        rows = _rows([(entry.pipeline, entry.id) for entry in claims], using)
-        standing = [entry for entry in claims if rows.get((entry.pipeline.id, entry.id)) == (entry.epoch, worker)]
-        return standing if standing or settled.done else None
-
-
-def _rows(wanted: Sequence[tuple[Pipeline[Any, Any], int]], using: str) -> dict[tuple[str, int], tuple[int, str]]:
-    by_pipeline: dict[Pipeline[Any, Any], list[int]] = {}
-    for pipeline, id in wanted:
-        by_pipeline.setdefault(pipeline, []).append(id)
-    return {
-        (pipeline.id, id): (epoch, reserved_by)
-        for pipeline, ids in by_pipeline.items()
-        for id, epoch, reserved_by in plain(pipeline.Input, using)
-        .filter(id__in=ids)
-        .order_by("id")
-        .select_for_update()
-        .values_list("id", "epoch", "reserved_by")
-    }
+        wanted: dict[str, set[int]] = defaultdict(set)
+        for ticket in settled.done:
+            wanted[ticket.pipeline.id].add(ticket.id)
+        for entry in claims:
+            wanted[entry.pipeline.id].add(entry.id)
+        locked = lock(using, wanted, wait=True)
+    rows = {(id, row.id): row for id, by_id in locked.items() for row in by_id.values()}
+    if any((row := rows.get((t.pipeline.id, t.id))) and row.epoch == t.epoch for t in settled.done):
+        return None
+    standing = [c for c in claims if (row := rows.get((c.pipeline.id, c.id))) and row.held_by(worker, c.epoch)]
+    return standing if standing or settled.done else None

@@ -10,7 +10,7 @@ from typing import Any
 from pipeteer_django.pipelines.outcome import Done, Failed, Failure, Parked, Released, Retry, Waiting
 from pipeteer_django.queues.claim import Claim
 from pipeteer_django.queues.settle import Settled, Ticket
-from pipeteer_django.signals import attempt_finished, attempt_started, entry_failed, run_finished
+from pipeteer_django.signals import attempt_finished, attempt_started, entry_failed, lease_lost, run_finished
 
 logger = logging.getLogger("pipeteer_django.worker")
 
@@ -58,13 +58,15 @@ def report_settled(settled: Settled, claims: Claims) -> None:
     for ticket in settled.done:
         _report(ticket, claims, _NAMES.get(type(ticket.outcome), "removed"))
     for ticket in settled.lost:
-        _report(ticket, claims, "lost")
+        if claim := claims.get((ticket.pipeline.id, ticket.id)):
+            report_lost(claim)
 
 
 def report_lost(claim: Claim) -> None:
     """Send that an attempt ended when it was no longer ours to settle."""
     common = {"run_id": claim.id, "key": claim.key, "attempt": claim.attempt}
     attempt_finished.send_robust(claim.pipeline, outcome="lost", **common)
+    lease_lost.send_robust(claim.pipeline, **common)
 
 
 def _report(ticket: Ticket, claims: Claims, outcome: str) -> None:
@@ -74,8 +76,6 @@ def _report(ticket: Ticket, claims: Claims, outcome: str) -> None:
     common = {"run_id": claim.id, "key": claim.key, "attempt": claim.attempt}
     if attempt_finished.has_listeners(claim.pipeline):
         attempt_finished.send_robust(claim.pipeline, outcome=outcome, **common)
-    if outcome == "lost":
-        return
     failure = getattr(ticket.outcome, "failure", None)
     if failure is not None:
         gave_up = not isinstance(ticket.outcome, Retry)
@@ -92,7 +92,7 @@ def _report(ticket: Ticket, claims: Claims, outcome: str) -> None:
 def log_failures() -> None:
     """One line per failure: WARNING for an attempt that will be retried, ERROR with the traceback for giving up."""
     entry_failed.connect(_log_failed, dispatch_uid="pipeteer_django.log")
-    attempt_finished.connect(_log_lost, dispatch_uid="pipeteer_django.log")
+    lease_lost.connect(_log_lost, dispatch_uid="pipeteer_django.log")
 
 
 def _log_failed(
@@ -106,9 +106,8 @@ def _log_failed(
         logger.warning("%s; next attempt in %.1f s", what, outcome.delay)
 
 
-def _log_lost(sender: Any, key: str, attempt: int, outcome: str, **kwargs: Any) -> None:
-    if outcome == "lost":
-        logger.warning(
-            "%s %r, attempt %d: its lease was lost, so its result was refused; another worker has it or it is gone.",
-            sender.id, key, attempt,
-        )  # fmt: skip
+def _log_lost(sender: Any, key: str, attempt: int, **kwargs: Any) -> None:
+    logger.warning(
+        "%s %r, attempt %d: its lease was lost, so its result was refused; another worker has it or it is gone.",
+        sender.id, key, attempt,
+    )  # fmt: skip

@@ -73,7 +73,7 @@ class Supervisor:
     """Runs until stopped; with `drain` until every child has ended by itself."""
 
     def __init__(self, count: int, options: Options) -> None:
-        self._children = [Child(_command(options, number)) for number in range(count)]
+        self._children = [Child(_command(options)) for _ in range(count)]
         self._drain = options.drain
         self._stopping = False
         self._patience = max(10.0, 2 * settings().RESERVE.total_seconds())
@@ -133,16 +133,9 @@ class Supervisor:
             child.process.send_signal(signal.SIGTERM)
 
 
-def _command(options: Options, number: int) -> list[str]:
-    command = [
-        sys.executable,
-        *_manage(),
-        "pipeteer_worker",
-        *options.ids,
-        "-v",
-        str(options.verbosity),
-        "--skip-checks",
-    ]
+def _command(options: Options) -> list[str]:
+    command = [sys.executable, *_manage(), "pipeteer_worker", *options.ids]
+    command += ["-v", str(options.verbosity), "--skip-checks"]
     if options.concurrency:
         command += ["--concurrency", str(options.concurrency)]
     if options.grace is not None:
