@@ -1,11 +1,12 @@
 # Everything here needs Python 3.11 or newer with its venv module, and nothing else.
 #
-#   make demo    durable workflows on SQLite; a worker is killed half-way and nothing is lost
-#   make dev     the example site, a worker and the wake-up proxy, for clicking around
-#   make test    the tests, on every database that can be had here
-#   make bench   the benchmarks, beside the raw database and the peers that are installed: about half an hour
-#   make lint    ruff and mypy
-#   make format  let ruff rewrite what it can
+#   make demo         durable workflows on SQLite; a worker is killed half-way and nothing is lost
+#   make dev          the example site, a worker and the wake-up proxy, for clicking around
+#   make test         the tests, on every database that can be had here
+#   make bench        the benchmarks, beside the raw database and the peers that are installed: about half an hour
+#   make screenshots  the pictures in docs/images; needs Debian's packages chromium and chromium-driver
+#   make lint         ruff and mypy
+#   make format       let ruff rewrite what it can
 #
 # PYTHON=python3.13 uses another Python, VENV=.venv-313 another environment, DJANGO='Django>=6.0,<6.1' another Django,
 # LEGS=sqlite,postgres runs only those legs of the tests, ARGS='-k claim' goes to pytest.
@@ -20,7 +21,7 @@ python := $(VENV)/bin/python
 pip := $(python) -m pip --disable-pip-version-check
 installed := $(VENV)/.installed
 
-.PHONY: help demo dev test bench lint format migrations clean
+.PHONY: help demo dev test bench screenshots lint format migrations clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -36,6 +37,9 @@ test: $(installed)
 
 bench: $(installed)
 	$(python) -m benchmarks $(ARGS)
+
+screenshots: $(installed)
+	$(python) -m tests.screenshots
 
 lint: $(installed)
 	$(python) -m ruff check .

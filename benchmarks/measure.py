@@ -204,6 +204,21 @@ class Measurement:
         self.stop()
         return result
 
+    def w9(self) -> Result:
+        """Runs that sleep in a worker's memory: what they add to it."""
+        count = self.options.get("count", 10_000)
+        self.warm()
+        pid = self.workers[0].pid
+        before = processes.memory_mb(pid)
+        start = now()
+        self.peer.start_holds(count)
+        self.until(lambda: self.peer.asleep() >= count, 120, poll=0.2)
+        seconds = now() - start
+        time.sleep(1)
+        added = processes.memory_mb(pid) - before
+        self.stop()
+        return {"added_mb": added, "seconds": seconds}
+
 
 def fsync_ms(folder: Path) -> float:
     """How long the disk takes to make one page durable just now: tells a slow round from a slow peer."""

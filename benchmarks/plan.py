@@ -32,10 +32,12 @@ JOBS = (
     Job("W4 quads, worker already up", "w4_live", ("pipeteer", "dbos")),
     Job("W5 workflow of 100 steps", "w5", ("pipeteer", "raw", "dbos"), {"count": 100}, "seconds", "s"),
     Job("W5 workflow of 300 steps", "w5", ("pipeteer", "raw", "dbos"), {"count": 300}, "seconds", "s"),
+    Job("W5 workflow of 1,000 steps", "w5", ("pipeteer", "raw", "dbos"), {"count": 1000}, "seconds", "s"),
     Job("W6 fan-out of 1,000", "w6", ("pipeteer", "dbos"), {}, "seconds", "s"),
     Job("W7 drain, 1,000 waiting", "w7", ("pipeteer", "raw"), {"backlog": 1_000}),
     Job("W7 drain, 100,000 waiting", "w7", ("pipeteer", "raw"), {"backlog": 100_000}),
     Job("W8 idle worker", "w8", ("pipeteer", "pipeteer_50"), {}, "cpu_percent", "% CPU"),
+    Job("W9 memory of 10,000 sleeping runs", "w9", ("pipeteer",), {}, "added_mb", "MB"),
     Job("W8 idle worker, counted", "w8", ("pipeteer", "pipeteer_50"), {"statements": True}, "statements_per_second"),
 )
 
@@ -73,10 +75,23 @@ BARS = (
     Bar("W3 start p50 <= 10 ms", lambda of: of("W3 idle worker: body started", "pipeteer"), 10, at_least=False),
     Bar("W4 >= 4x DBOS", lambda of: of("W4 quads", "pipeteer") / of("W4 quads", "dbos"), 4),
     Bar(
+        "W5 per step, 1,000 <= 1.2x 100",
+        lambda of: of("W5 workflow of 1,000 steps", "pipeteer") / of("W5 workflow of 100 steps", "pipeteer") / 10,
+        1.2,
+        at_least=False,
+    ),
+    Bar(
+        "W5 1,000 <= 1.0x DBOS",
+        lambda of: of("W5 workflow of 1,000 steps", "pipeteer") / of("W5 workflow of 1,000 steps", "dbos"),
+        1.0,
+        at_least=False,
+    ),
+    Bar(
         "W7 100,000 >= 0.7x 1,000",
         lambda of: of("W7 drain, 100,000 waiting", "pipeteer") / of("W7 drain, 1,000 waiting", "pipeteer"),
         0.7,
     ),
+    Bar("W9 <= 200 MB", lambda of: of("W9 memory of 10,000 sleeping runs", "pipeteer"), 200, at_least=False),
     Bar("W8 CPU <= 1 %", lambda of: of("W8 idle worker", "pipeteer"), 1, at_least=False),
     Bar("W8 <= 2 queries/s", lambda of: of("W8 idle worker, counted", "pipeteer"), 2, at_least=False),
 )

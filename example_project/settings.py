@@ -23,13 +23,13 @@ PIPETEER = {
 INSTALLED_APPS = [
     # First, so that `runserver` is daphne's and speaks ASGI; without daphne it is Django's own.
     *(["daphne"] if importlib.util.find_spec("daphne") else []),
+    "pipeteer_django",  # before the admin, to whose first page it adds what waits for people
     "django.contrib.admin",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.messages",
     "django.contrib.sessions",
     "django.contrib.staticfiles",
-    "pipeteer_django",
     "example_project.arithmetic",
     "example_project.shop",
 ]

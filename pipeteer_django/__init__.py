@@ -32,9 +32,10 @@ if TYPE_CHECKING:
     from pipeteer_django.pipelines.activity import Activity, activity
     from pipeteer_django.pipelines.context import Context
     from pipeteer_django.pipelines.multitask import Multitask, multitask
-    from pipeteer_django.pipelines.replay import WorkflowContext
     from pipeteer_django.pipelines.task import InputT, Push, Task, task
     from pipeteer_django.pipelines.workflow import Workflow, workflow
+    from pipeteer_django.pipelines.workflowcontext import WorkflowContext
+    from pipeteer_django.previewing import Preview, preview
 
 _PLACES = {
     "exceptions": (
@@ -46,17 +47,19 @@ _PLACES = {
     "pipelines.activity": "Activity activity",
     "pipelines.context": "Context",
     "pipelines.multitask": "Multitask multitask",
-    "pipelines.replay": "WorkflowContext",
+    "pipelines.workflowcontext": "WorkflowContext",
     "pipelines.task": "InputT Push Task task",
     "pipelines.workflow": "Workflow workflow",
+    "previewing": "Preview preview",
 }
 _NAMES = {name: module for module, names in _PLACES.items() for name in names.split()}
 
 __all__ = [
     "Activity", "BrokenAtomicity", "Context", "DefinitionError", "DuplicateKey", "EngineColumn", "EntryChanged",
     "ImpureWorkflow", "InputT", "InvalidValue", "LateRegistration", "LeaseLost", "LostTransaction", "Multitask",
-    "NotDurable", "NotInTransaction", "NotReady", "PipeteerError", "Push", "RunFailed", "RunGone", "StepFailed", "Task",
-    "Workflow", "WorkflowContext", "activity", "multitask", "notify", "task", "wait", "workflow",
+    "NotDurable", "NotInTransaction", "NotReady", "PipeteerError", "Preview", "Push", "RunFailed", "RunGone",
+    "StepFailed", "Task", "Workflow", "WorkflowContext", "activity", "multitask", "notify", "preview", "task", "wait",
+    "workflow",
 ]  # fmt: skip
 
 __version__ = "0.1.0"

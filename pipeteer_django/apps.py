@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from django.apps import AppConfig, apps
+from django.conf import settings
 from django.utils.module_loading import autodiscover_modules, import_string
 from django.utils.translation import gettext_lazy as _
 
@@ -33,8 +34,12 @@ class PipeteerConfig(AppConfig):
         _lend_models_modules()
 
     def ready(self) -> None:
-        """Register the system checks."""
+        """Register the system checks, and the queues with Django's admin; tell a channel layer of changes."""
         import_module("pipeteer_django.checks")
+        if apps.is_installed("django.contrib.admin"):
+            import_module("pipeteer_django.admin.registration").register_after_discovery()
+        if getattr(settings, "CHANNEL_LAYERS", None):
+            import_module("pipeteer_django.live.relay").connect()
 
 
 def _lend_models_modules() -> None:

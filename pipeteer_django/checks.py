@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,7 +14,8 @@ from django.db import router
 from pipeteer_django.conf import read
 from pipeteer_django.pipelines.pipeline import Pipeline
 from pipeteer_django.pipelines.registry import registry
-from pipeteer_django.queues.database import begins_as_reader, shortcomings
+from pipeteer_django.purity import impurities
+from pipeteer_django.queues.fitness import begins_as_reader, shortcomings
 from pipeteer_django.wakeups import check_url
 
 _SQLITE_HINT = """In settings.DATABASES[{alias!r}], paste:
@@ -44,6 +46,20 @@ def check_settings(**kwargs: Any) -> list[CheckMessage]:
     return []
 
 
+@register(Tags.security, deploy=True)
+def check_hosts(**kwargs: Any) -> list[CheckMessage]:
+    """WebSockets are opened by this site's own pages only, as far as ALLOWED_HOSTS says which these are."""
+    if "*" not in django_settings.ALLOWED_HOSTS or not getattr(django_settings, "ASGI_APPLICATION", None):
+        return []
+    return [
+        Warning(
+            "ALLOWED_HOSTS contains '*', so a page of any other site may open WebSockets here as whoever looks at it.",
+            hint="Name the site's own hosts.",
+            id="pipeteer.W202",
+        )
+    ]
+
+
 @register
 def check_routing(**kwargs: Any) -> list[CheckMessage]:
     """All pipelines, and what they read and write, are on one database alias: exactly-once is one transaction."""
@@ -72,6 +88,26 @@ def check_sqlite(**kwargs: Any) -> list[CheckMessage]:
     """SQLite begins every transaction as a writer: a reader that turns writer fails at once, whatever the timeout."""
     used = sorted({alias for pipeline in _attached() for alias in _aliases(pipeline)})
     return [problem for alias in used for problem in _sqlite(alias)]
+
+
+@register
+def check_workflows(**kwargs: Any) -> list[CheckMessage]:
+    """No workflow calls what no replay repeats, as far as its source shows."""
+    return [problem for pipeline in registry if pipeline.kind == "workflow" for problem in _impure(pipeline)]
+
+
+def _impure(workflow: Pipeline[Any, Any]) -> list[CheckMessage]:
+    function = inspect.unwrap(workflow.function)
+    name, file = f"{function.__module__}.{function.__qualname__}", function.__code__.co_filename
+    return [
+        Warning(
+            f"{name} ({file}:{impurity.line}) calls {impurity.construct}(), which gives something else when the "
+            "workflow is replayed, or happens again.",
+            hint=impurity.hint,
+            id="pipeteer.W201",
+        )
+        for impurity in impurities(function)
+    ]
 
 
 def _attached() -> list[Pipeline[Any, Any]]:

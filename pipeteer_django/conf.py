@@ -38,26 +38,39 @@ class Settings:
     """Seconds a worker that was asked to stop waits for running entries before it hands them back."""
     SWEEP_INTERVAL: float = 10.0
     """Seconds between two sweeps, which repair what no turn can see (a child deleted by raw SQL)."""
+    RETENTION: timedelta | None = timedelta(days=30)
+    """How long outputs, steps and messages are kept once they are history; None: for ever."""
+    CACHE_SIZE: int = 10_000
+    """Sleeping workflow runs that a worker process keeps in memory; others are replayed when they go on. 0: none."""
     MAX_CRASHES: int = 3
     """An entry that killed its process this many times is parked."""
     MAX_VALUE_BYTES: int = 1024 * 1024
     """Largest value, as UTF-8 encoded JSON."""
+    ADMIN: bool = True
+    """Whether all queues appear in Django's admin, where that is installed."""
+    LIVE_PATH: str = "ws/pipeteer/"
+    """Where the admin's pages look for their WebSocket, below the site's root; without one there they poll."""
     CONTEXT: str | None = None
     """Dotted path of a function; what it returns is `ctx.app`, built once per worker process."""
 
 
+_MAY_BE_NONE = ("RETENTION", "CONTEXT")
+
+
 def _difference(name: str, value: object, default: object) -> str | None:
     """Why `value` cannot stand where `default` does, or None."""
+    if name in _MAY_BE_NONE and value is None:
+        return None
     if isinstance(default, timedelta):
-        return None if isinstance(value, timedelta) and value > timedelta(0) else "a positive timedelta"
+        wanted = "a positive timedelta, or None" if name in _MAY_BE_NONE else "a positive timedelta"
+        return None if isinstance(value, timedelta) and value > timedelta(0) else wanted
     if isinstance(default, bool):
         return None if isinstance(value, bool) else "True or False"
     if isinstance(default, int):
-        return None if type(value) is int and value > 0 else "a positive whole number"
+        least = 0 if name == "CACHE_SIZE" else 1
+        return None if type(value) is int and value >= least else f"a whole number of at least {least}"
     if isinstance(default, float):
         return None if type(value) in (int, float) and 0 < value < math.inf else "a positive number"  # type: ignore[operator]
-    if name == "CONTEXT" and value is None:
-        return None
     return None if isinstance(value, str) else "a string"
 
 

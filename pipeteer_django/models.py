@@ -5,11 +5,13 @@ from __future__ import annotations
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
+from pipeteer_django.queues.fields import KeyField
+
 
 class Worker(models.Model):
     """A worker process that was alive at `heartbeat_at`."""
 
-    label = models.CharField(_("label"), max_length=100, unique=True)
+    label = KeyField(_("label"), max_length=100, unique=True)
     pipelines = models.TextField(_("pipelines"), blank=True)
     doing = models.TextField(_("doing"), blank=True)
     started_at = models.DateTimeField(_("started at"))
@@ -20,7 +22,7 @@ class Worker(models.Model):
         verbose_name_plural = _("workers")
 
     def __str__(self) -> str:
-        return self.label
+        return str(self.label)
 
 
 class Queue(models.Model):

@@ -17,6 +17,15 @@ from django.db import connection
 from example_project import processes
 
 ROOT = Path(__file__).resolve().parent.parent
+ABOUT_PAGES = {ROOT / "tests" / folder for folder in ("browser", "live", "unfold")}
+"""What is tested there is the same on every database."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests by where they stand."""
+    for item in items:
+        if item.path.parent in ABOUT_PAGES:
+            item.add_marker(pytest.mark.once)
 
 
 @pytest.fixture(scope="session", autouse=True)

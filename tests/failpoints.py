@@ -105,6 +105,8 @@ def _watch_settle(reach: Callable[[str, set[str]], None], transaction: threading
         reach("before_settle", {ticket.pipeline.id for ticket in tickets})
         settled = real(tickets, **options)
         transaction.settles = {ticket.pipeline.id for ticket in settled.done}
+        if settled.claims:
+            transaction.claims = {claim.pipeline.id for claim in settled.claims}
         return settled
 
     turn.settle = atomic.settle = settle

@@ -42,7 +42,7 @@ def no_fence() -> None:
         return locked
 
     settle.lock = lock  # type: ignore[assignment]
-    settle._fence = lambda tickets, *rest: settle.Settled(done=list(tickets))
+    settle.hold_against = lambda tickets, *rest: settle.Settled(done=list(tickets))
     rows.delete_rows = lambda using, of, ids: rows.plain(of.Input, using).filter(id__in=list(ids)).delete()
     rows.all_written = lambda *arguments: None
 
@@ -50,8 +50,8 @@ def no_fence() -> None:
 def _imagined(id: int) -> rows.Row:
     return rows.Row(
         id=id, key=f"zombie-{id}", output="output", priority=0, caller="", step_id=None, epoch=1,
-        available_at=timezone.now(), reserved_by="", attempt=1, crashes=0, suspended=False, deliveries=0, branch=0,
-        created_at=timezone.now(),
+        available_at=timezone.now(), reserved_by="", attempt=1, crashes=0, suspended=False, deliveries=0, holder="",
+        branch=0, started_at=None, created_at=timezone.now(), failed_at=None,
     )  # fmt: skip
 
 

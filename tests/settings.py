@@ -3,6 +3,7 @@
 Worker processes that a test starts use this module too: the fixture `worker_env` hands them the test database
 (PIPETEER_TEST_DATABASE_NAME) and this run's ports (PIPETEER_TEST_PORTS). PIPETEER_TEST_WAKEUPS=0 turns wake-ups off.
 PIPETEER_TEST_SETTINGS='{"POLL_INTERVAL": 30}' overrides single settings; a RESERVE is in seconds.
+PIPETEER_TEST_HOSTS and PIPETEER_TEST_LAYER: see below.
 """
 
 import json
@@ -60,8 +61,13 @@ TEMPLATES = [
     }
 ]
 ROOT_URLCONF = "tests.testapp.urls"
+# "redis://127.0.0.1:6379 a-prefix": a channel layer for processes that serve pages or work.
+_layer = os.environ.get("PIPETEER_TEST_LAYER", "").split()
+if _layer:
+    _config = {"hosts": [_layer[0]], "prefix": _layer[1]}
+    CHANNEL_LAYERS = {"default": {"BACKEND": "channels_redis.core.RedisChannelLayer", "CONFIG": _config}}
 SECRET_KEY = "only for tests"
-ALLOWED_HOSTS = ["*"]
+ALLOWED_HOSTS = os.environ.get("PIPETEER_TEST_HOSTS", "*").split(",")
 STATIC_URL = "static/"
 USE_TZ = True
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"

@@ -32,7 +32,7 @@ SHARED_ROOMS = {
     "models": "queues",
 }  # fmt: skip
 RESERVED = {"zmq": "wakeups", "channels": "live", "daphne": "live"}
-DATABASE_ROOMS = {f"{PACKAGE}.queues.database", f"{PACKAGE}.queues.statements"}
+DATABASE_ROOMS = {f"{PACKAGE}.queues.{name}" for name in ("database", "statements", "fitness")}
 LONGEST_FILE = 400
 PLAN = "See docs/architecture: conf < wakeups < pipelines < queues < worker, live, taskbackend < everything else."
 
@@ -204,7 +204,9 @@ def hidden_imports(modules: dict[str, Module]) -> Iterator[str]:
         for item in module.imports:
             # Django forbids models at the top of apps.py: no app is loaded when that is imported.
             django_hook = module.name == f"{PACKAGE}.apps" and item.function in ("import_models", "ready")
-            if item.function and not django_hook:
+            # pytest imports plugins before there are settings, and in projects without Django.
+            pytest_hook = module.name == f"{PACKAGE}.pytest_plugin"
+            if item.function and not (django_hook or pytest_hook):
                 yield (
                     f"{module.path}:{item.line} imports {item.target} inside {item.function}(). If that dodges a "
                     "cycle, the cycle is the fault: move the shared part one floor down. If it saves start-up time, "
@@ -241,7 +243,7 @@ def transactions(modules: dict[str, Module]) -> Iterator[str]:
 
 
 def vendor_sql(modules: dict[str, Module]) -> Iterator[str]:
-    """What differs between databases is known in two files: queues/database.py and queues/statements.py."""
+    """What differs between databases is known in three files: database.py, statements.py and fitness.py of queues/."""
     for module in modules.values():
         if module.name in DATABASE_ROOMS or module.is_migration:
             continue
@@ -338,6 +340,7 @@ SOUND = {
     "admin.py": "",
     "apps.py": "def ready(self):\n    from pipeteer_django import checks\n    import_module('pipeteer_django.admin')",
     "checks.py": "from pipeteer_django.admin import X\nlog(connection.vendor)",
+    "pytest_plugin.py": "def fixture():\n    import django",
     "pipelines/pipeline.py": "if TYPE_CHECKING:\n    from pipeteer_django.queues.claim import Claim",
     "queues/__init__.py": "",
     "queues/claim.py": "from pipeteer_django.models import Queue\nwith transaction.atomic(): run(pipeline.atomic)",

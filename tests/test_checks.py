@@ -9,6 +9,8 @@ from django.core.checks import run_checks
 from django.db import connections
 from django.test import override_settings
 
+from pipeteer_django.checks import check_hosts
+
 VENDOR = str(connections["default"].vendor)
 on_sqlite = pytest.mark.skipif(VENDOR != "sqlite", reason="about SQLite")
 on_mariadb = pytest.mark.skipif(VENDOR != "mysql", reason="about MariaDB")
@@ -135,3 +137,9 @@ def test_an_sqlite_that_may_corrupt(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_databases_are_not_asked_unless_django_says_so() -> None:
     assert not any(str(problem.id) in ("pipeteer.E003", "pipeteer.W101") for problem in run_checks())
+
+
+@pytest.mark.parametrize(("hosts", "asgi", "found"), [(["*"], "x", 1), (["a"], "x", 0), (["*"], None, 0)])
+def test_w202_any_host(hosts: list[str], asgi: str | None, found: int) -> None:
+    with override_settings(ALLOWED_HOSTS=hosts, ASGI_APPLICATION=asgi):
+        assert [problem.id for problem in check_hosts()] == ["pipeteer.W202"] * found

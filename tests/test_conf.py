@@ -24,6 +24,8 @@ def test_nothing_is_fine() -> None:
     [
         {"POLL_INTERVAL": 5, "GRACE": 0.5},
         {"RESERVE": timedelta(hours=1)},
+        {"RETENTION": timedelta(hours=1)},
+        {"RETENTION": None},
         {"CONTEXT": "shop.context.make"},
         {"CONTEXT": None},
         {"WAKEUPS": False},
@@ -40,7 +42,7 @@ def test_a_misspelt_key() -> None:
 
 
 def test_a_key_like_no_other() -> None:
-    with pytest.raises(ImproperlyConfigured, match=r"unknown key Z\. Known keys: CONCURRENCY, CONTEXT"):
+    with pytest.raises(ImproperlyConfigured, match=r"unknown key Z\. Known keys: ADMIN, CACHE_SIZE, CONCURRENCY"):
         read({"Z": 1})
 
 
@@ -55,14 +57,17 @@ def test_not_even_a_dictionary(given: Any) -> None:
     [
         ("RESERVE", 30, "a positive timedelta"),
         ("RESERVE", timedelta(0), "a positive timedelta"),
+        ("RESERVE", None, "a positive timedelta"),
+        ("RETENTION", 30, "a positive timedelta, or None"),
+        ("RETENTION", timedelta(0), "a positive timedelta, or None"),
         ("POLL_INTERVAL", "2", "a positive number"),
         ("POLL_INTERVAL", 0, "a positive number"),
         ("POLL_INTERVAL", True, "a positive number"),
         ("POLL_INTERVAL", math.inf, "a positive number"),
         ("POLL_INTERVAL", math.nan, "a positive number"),
-        ("CONCURRENCY", 1.5, "a positive whole number"),
-        ("CONCURRENCY", -1, "a positive whole number"),
-        ("MAX_CRASHES", True, "a positive whole number"),
+        ("CONCURRENCY", 1.5, "a whole number of at least 1"),
+        ("CONCURRENCY", -1, "a whole number of at least 1"),
+        ("MAX_CRASHES", True, "a whole number of at least 1"),
         ("WAKEUPS", 1, "True or False"),
         ("PUB_URL", 5555, "a string"),
         ("PUB_URL", None, "a string"),

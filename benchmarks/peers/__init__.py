@@ -87,6 +87,14 @@ class Peer:
         """Enqueue `count` workflows of two sequential calls."""
         raise NotImplementedError
 
+    def start_holds(self, count: int) -> None:
+        """Start workflows that wait for a message."""
+        raise NotImplementedError
+
+    def asleep(self) -> int:
+        """How many of these wait."""
+        raise NotImplementedError
+
     def start_chain(self, steps: int) -> Any:
         """Start one workflow of `steps` sequential calls."""
         raise NotImplementedError

@@ -57,6 +57,13 @@ class Pipeteer(Peer):
         for start in range(0, count, 1000):
             self.all.quad.enqueue_many(range(start, min(start + 1000, count)))
 
+    def start_holds(self, count: int) -> None:
+        for start in range(0, count, 1000):
+            self.all.hold.enqueue_many(range(start, min(start + 1000, count)))
+
+    def asleep(self) -> int:
+        return int(self.all.hold.Input.objects.waiting().count())
+
     def start_chain(self, steps: int) -> Any:
         return self.all.chain.enqueue(steps)
 

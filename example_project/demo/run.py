@@ -20,12 +20,11 @@ from example_project.arithmetic.pipelines import quad
 from example_project.demo import proof
 from example_project.demo.proof import ORDERS, PIPELINES, QUADS, STOCK, Check
 from example_project.shop import ordering
-from example_project.shop.models import Order
 from example_project.shop.pipelines import acknowledge, approve, fulfil
 from pipeteer_django.models import Worker
 from pipeteer_django.pipelines.pipeline import Pipeline
 
-DEADLINE = 60.0
+DEADLINE = 90.0
 WATCHED: dict[str, tuple[Pipeline[Any, Any], int]] = {
     "quad": (quad, QUADS),
     "orders": (fulfil, ORDERS),
@@ -89,13 +88,8 @@ class Demo:
                 quad.enqueue(x, key=f"quad-{x}")
         for n in range(ORDERS):
             quantity = 12 if n % 10 == 0 else 1 + n % 3
-            ordering.place(
-                Order(
-                    product=products[n % len(products)],
-                    quantity=quantity,
-                    customer_email=f"customer-{n}@example.com",
-                )
-            )
+            wanted = {products[n % 3]: quantity} | ({products[(n + 1) % 3]: 1} if n % 2 else {})
+            ordering.place(f"customer-{n}@example.com", wanted)
         self.say(f"{QUADS} quads and {ORDERS} orders are enqueued")
 
         with progress(self.console) as bars:

@@ -1,6 +1,6 @@
 from django.contrib import admin
 
-from example_project.shop.models import GatewayCall, Order, Payment, Product, Shipment, StockMovement
+from example_project.shop.models import GatewayCall, Item, Order, Payment, Product, Shipment, StockMovement
 
 
 @admin.register(Product)
@@ -9,31 +9,36 @@ class ProductAdmin(admin.ModelAdmin):
     readonly_fields = ["stock"]
 
 
+class ItemInline(admin.TabularInline):
+    model = Item
+    extra = 0
+
+
 class PaymentInline(admin.TabularInline):
     model = Payment
     extra = 0
 
 
-class ShipmentInline(admin.TabularInline):
-    model = Shipment
-    extra = 0
-
-
 @admin.register(Order)
 class OrderAdmin(admin.ModelAdmin):
-    list_display = ["id", "product", "quantity", "customer_email", "state", "created_at"]
-    list_filter = ["state", "product"]
+    list_display = ["id", "customer_email", "state", "created_at"]
+    list_filter = ["state", "items__product"]
     search_fields = ["customer_email"]
-    inlines = [PaymentInline, ShipmentInline]
+    inlines = [ItemInline, PaymentInline]
+
+
+@admin.register(Shipment)
+class ShipmentAdmin(admin.ModelAdmin):
+    list_display = ["id", "tracking_code", "item"]
 
 
 @admin.register(StockMovement)
 class StockMovementAdmin(admin.ModelAdmin):
-    list_display = ["id", "product", "order", "change", "created_at"]
+    list_display = ["id", "product", "item", "change", "created_at"]
     list_filter = ["product"]
 
 
 @admin.register(GatewayCall)
 class GatewayCallAdmin(admin.ModelAdmin):
-    list_display = ["id", "idempotency_key", "accepted"]
-    list_filter = ["accepted"]
+    list_display = ["id", "reference", "kind", "accepted"]
+    list_filter = ["kind", "accepted"]

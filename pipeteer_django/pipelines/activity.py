@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Protocol, TypeVar, overload
 from pipeteer_django.exceptions import DefinitionError
 from pipeteer_django.pipelines.context import Context
 from pipeteer_django.pipelines.outcome import Failed, Failure, Retry
-from pipeteer_django.pipelines.pipeline import A, B, Pipeline
+from pipeteer_django.pipelines.pipeline import FROM_SETTINGS, A, B, Pipeline, Retention
 from pipeteer_django.pipelines.registry import place
 
 Errors = tuple[type[BaseException], ...]
@@ -29,6 +29,7 @@ class Activity(Pipeline[A, B]):
         *,
         id: str | None = None,
         reserve: timedelta | None = None,
+        retention: Retention = FROM_SETTINGS,
         atomic: bool = False,
         max_attempts: int | None = None,
         retry_on: Errors = (Exception,),
@@ -47,7 +48,7 @@ class Activity(Pipeline[A, B]):
         self.max_backoff = max_backoff
         self.timeout = timeout
         self._check_options(function)
-        super().__init__(function, id=id, reserve=reserve)
+        super().__init__(function, id=id, reserve=reserve, retention=retention)
 
     def _check_options(self, function: Callable[..., Any]) -> None:
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
@@ -59,10 +60,14 @@ class Activity(Pipeline[A, B]):
             if seconds is not None and seconds <= 0:
                 raise DefinitionError(f"{place(function)}: {name} is a number of seconds above 0, not {seconds!r}.")
 
-    def after_error(self, error: BaseException, attempt: int) -> Retry | Failed:
-        """What follows when attempt number `attempt` raised `error`: another one after a backoff, or giving up."""
+    def after_error(self, error: BaseException, attempt: int, max_attempts: int | None = None) -> Retry | Failed:
+        """What follows when attempt number `attempt` raised `error`: another one after a backoff, or giving up.
+
+        `max_attempts`: the caller's, in place of the activity's own.
+        """
         failure = Failure.of(error)
-        if self._retryable(error) and (self.max_attempts is None or attempt < self.max_attempts):
+        limit = max_attempts or self.max_attempts
+        if self._retryable(error) and (limit is None or attempt < limit):
             return Retry(failure, self.delay_after(attempt))
         return Failed(failure)
 
@@ -106,6 +111,7 @@ def activity(
     max_backoff: float = 3600.0,
     timeout: float | None = None,
     reserve: timedelta | None = None,
+    retention: Retention = FROM_SETTINGS,
 ) -> ActivityDecorator:
     """Make a function an activity.
 
@@ -113,6 +119,7 @@ def activity(
     `max_attempts`: tries before giving up (None: no limit). `retry_on` / `no_retry_on`: exception classes.
     `backoff`, `max_backoff`: seconds before the second attempt, doubling up to the latter. `timeout`: seconds per
     attempt (an async body is cancelled; a sync body cannot be, its result is discarded). `reserve`: lease length.
+    `retention`: how long outputs are kept (None: for ever).
     Raises DefinitionError for what cannot work.
     """
 
@@ -128,6 +135,7 @@ def activity(
             max_backoff=max_backoff,
             timeout=timeout,
             reserve=reserve,
+            retention=retention,
         )
 
     return decorate

@@ -57,6 +57,15 @@ class DurableFuture(asyncio.Future[T]):
         return self._number
 
 
+class DurableTimer(asyncio.TimerHandle):
+    """A timer of the future: whoever drives the loop says when its time has come."""
+
+    __slots__ = ("index",)
+
+    index: int
+    """The number of its step."""
+
+
 class DurableTask(asyncio.Task[T]):
     """A task that hashes to its creation number, is named after it, and can be thrown away quietly."""
 
@@ -130,10 +139,15 @@ def _in_as_completed(frame: types.FrameType | None) -> bool:
 class DurableLoop(asyncio.AbstractEventLoop):
     """The event loop of one run of one workflow. Whatever it cannot make durable raises NotDurable."""
 
-    def __init__(self, on_error: Callable[[dict[str, Any]], object] = _ignore) -> None:
+    def __init__(
+        self,
+        on_error: Callable[[dict[str, Any]], object] = _ignore,
+        on_timer: Callable[[DurableTimer], object] = _ignore,
+        on_timer_cancelled: Callable[[DurableTimer], object] = _ignore,
+    ) -> None:
         self.now = 0.0
         """What `time()` says: set by the driver to the time of the latest event."""
-        self._on_error = on_error
+        self._on_error, self._on_timer, self._on_timer_cancelled = on_error, on_timer, on_timer_cancelled
         self._ready: deque[asyncio.Handle] = deque()
         self._created = 0
         # Strong references: a pending task or generator collected by the garbage collector would run its `finally:`
@@ -178,7 +192,7 @@ class DurableLoop(asyncio.AbstractEventLoop):
         they never come.
         """
         self._discarded = True
-        self._on_error = _ignore
+        self._on_error = self._on_timer_cancelled = _ignore
         self._ready.clear()
         with self._entered():
             for task in list(self._tasks):
@@ -256,19 +270,21 @@ class DurableLoop(asyncio.AbstractEventLoop):
     def call_at(
         self, when: float, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.TimerHandle:
-        """Run `callback` soon if `when` is not in the future."""
-        # Durable timers go here: a step of its own for each, whose event is that its time has come.
-        if when > self.now and not self._discarded:
-            raise NotDurable(
-                "Durable timers (asyncio.sleep, timeout, wait_for, call_later) are not part of this version. "
-                "Let an activity do what needs the time limit, or enqueue later work with a delay."
-            )
-        return self._schedule(asyncio.TimerHandle(when, callback, args, self, context))
+        """Run `callback` soon if `when` is not in the future, else when the driver fires the timer."""
+        if when <= self.now or self._discarded:
+            return self._schedule(asyncio.TimerHandle(when, callback, args, self, context))
+        timer = DurableTimer(when, callback, args, self, context)
+        self._on_timer(timer)
+        return timer
+
+    def fire(self, timer: DurableTimer) -> None:
+        """Its time has come: run its callback when the loop next runs."""
+        self._schedule(timer)
 
     def call_later(
         self, delay: float, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.TimerHandle:
-        """Run `callback` soon if `delay` is not above 0."""
+        """`call_at` so many seconds after `time()`."""
         return self.call_at(self.now + delay, callback, *args, context=context)
 
     def _schedule(self, handle: HandleT) -> HandleT:
@@ -277,7 +293,8 @@ class DurableLoop(asyncio.AbstractEventLoop):
         return handle
 
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
-        pass
+        if isinstance(handle, DurableTimer):
+            self._on_timer_cancelled(handle)
 
     def time(self) -> float:
         """The time of the latest event, in seconds since the epoch: it stands still while code runs."""

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 MAX_TRACEBACK = 16_000
 """Characters kept of a traceback: its head and its tail."""
 
+LOST_WORKER = "The worker was lost"
+"""How the error begins of an entry that is parked because its workers died."""
+
 
 @dataclass(frozen=True, slots=True)
 class Failure:
@@ -21,6 +24,8 @@ class Failure:
     type_name: str
     message: str
     traceback: str
+    error: BaseException | None = field(default=None, compare=False, repr=False)
+    """The exception itself, in the process that raised it."""
 
     @classmethod
     def of(cls, error: BaseException) -> Failure:
@@ -33,7 +38,8 @@ class Failure:
             text = "".join(traceback.format_exception(error))
         except Exception:
             text = f"{type(error).__name__}: {message}"
-        return cls(_storable(type(error).__name__), shorten(_storable(message), 2_000), shorten(_storable(text)))
+        name = _storable(type(error).__name__)
+        return cls(name, shorten(_storable(message), 2_000), shorten(_storable(text)), error)
 
     def as_json(self) -> dict[str, str]:
         """The form kept in a Step's `error` column."""
@@ -53,36 +59,46 @@ def shorten(text: str, limit: int = MAX_TRACEBACK) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class RecordedStep:
-    """A row of a workflow's Step table, as a replay needs it."""
+class Call:
+    """What a new step asks of another pipeline."""
 
-    id: int
-    index: int
-    pipeline: str
-    param: Any
-    child_id: int | None
-    result: Any
-    error: dict[str, str] | None
-    done_at: datetime | None
-    order: int | None
+    pipeline: Pipeline[Any, Any]
+    value: Any
+    key: str | None = None
+    delay: float = 0.0
+    """Seconds."""
+    priority: int = 0
+    max_attempts: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
-    """A call that a workflow made and that no Step records yet. `param` is the JSON of `value`."""
+class NewStep:
+    """A step that a workflow made and that no row records yet. `param` is JSON."""
 
     index: int
-    pipeline: Pipeline[Any, Any]
-    value: Any
+    pipeline: str
+    """The called pipeline's id, or one of `record.ENGINES`."""
     param: Any
+    after: int = 0
+    """The order of the last event that the run had taken when it made the step."""
+    call: Call | None = None
+    result: Any = None
+    """Where `known`: what it came to at once."""
+    known: bool = False
+    cancelled: bool = False
+    """It was cancelled before it could begin."""
 
 
 @dataclass(frozen=True, slots=True)
 class Consumed:
-    """An event that was fed to the workflow for the first time: the Step it came from and its place in the sequence."""
+    """An event that was fed to the workflow for the first time, and its place in the sequence."""
 
-    step_id: int
+    id: int
     order: int
+    message: bool = False
+    """Whether `id` is a Message's; else a Step's."""
+    fired_at: datetime | None = None
+    """A timer's time, which nobody else writes down."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,17 +107,39 @@ class Done:
 
     value: Any
     consumed: tuple[Consumed, ...] = ()
-    open_steps: tuple[RecordedStep, ...] = ()
-    """Steps still outstanding when a workflow ended: they are cancelled."""
+    leaves_open: bool = False
+    """Whether steps were outstanding when a workflow ended: they are cancelled."""
 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """The workflow suspended: these calls are new, these events were consumed."""
+    """The workflow suspended: these steps are new, these events were consumed."""
 
-    calls: tuple[Call, ...] = ()
+    steps: tuple[NewStep, ...] = ()
     consumed: tuple[Consumed, ...] = ()
+    cancelled: tuple[int, ...] = ()
+    """Ids of steps that it cancelled."""
     due: datetime | None = None
+    """When its next timer's time comes."""
+    progress: tuple[float | None, str] | None = None
+    """A new fraction and text, if it said any."""
+
+
+@dataclass(frozen=True, slots=True)
+class Continued:
+    """The workflow begins again with another value and an empty record; what it left open is cancelled."""
+
+    value: Any
+    consumed: tuple[Consumed, ...] = ()
+    unread: tuple[int, ...] = ()
+    """Ids of messages that were fed and that it did not receive: they are for the new beginning."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """The run was cancelled and has cleaned up: it leaves its queue without an output."""
+
+    failure: Failure
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +155,6 @@ class Failed:
     """Given up: a root stays in its queue as failed, a child delivers StepFailed to its caller."""
 
     failure: Failure
-    open_steps: tuple[RecordedStep, ...] = field(default=())
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,4 +171,4 @@ class Released:
     delay: float = 0.0
 
 
-Outcome = Done | Waiting | Retry | Failed | Parked | Released
+Outcome = Done | Waiting | Continued | Cancelled | Retry | Failed | Parked | Released

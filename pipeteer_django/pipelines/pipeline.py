@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
+from enum import Enum
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar, cast
 
-from pipeteer_django.exceptions import NotReady
+from pipeteer_django.exceptions import DefinitionError, NotReady
 from pipeteer_django.pipelines.registry import place, registry
 from pipeteer_django.pipelines.signature import Signature, function_signature
 from pipeteer_django.pipelines.valuetype import ValueType
@@ -17,6 +18,17 @@ if TYPE_CHECKING:
 
 A = TypeVar("A")
 B = TypeVar("B")
+
+
+class FromSettings(Enum):
+    """What a keyword is that was not given, where None has a meaning of its own."""
+
+    FROM_SETTINGS = "as in the settings"
+
+
+FROM_SETTINGS: Final = FromSettings.FROM_SETTINGS
+Retention = timedelta | FromSettings | None
+"""How long outputs, steps and messages are kept; None: for ever."""
 
 
 class Pipeline(Generic[A, B]):
@@ -33,11 +45,17 @@ class Pipeline(Generic[A, B]):
     """Whether a worker needs a thread to run it."""
 
     def __init__(
-        self, function: Callable[..., Any], *, id: str | None = None, reserve: timedelta | None = None
+        self,
+        function: Callable[..., Any],
+        *,
+        id: str | None = None,
+        reserve: timedelta | None = None,
+        retention: Retention = FROM_SETTINGS,
     ) -> None:
         self.function = function
         self.id = id or function.__name__
         self.reserve = reserve
+        self.retention = _checked(retention, function)
         self.__doc__ = function.__doc__
         self.__name__ = function.__name__
         self.__module__ = function.__module__
@@ -155,3 +173,10 @@ class Pipeline(Generic[A, B]):
     def delete(self, key: str) -> bool:
         """Take an entry out of the queue; a caller gets StepFailed. False where there was none."""
         return bool(self.Input.objects.filter(key=key).delete()[0])
+
+
+def _checked(retention: Retention, function: Callable[..., Any]) -> Retention:
+    given: object = retention
+    if given is None or isinstance(given, FromSettings) or (isinstance(given, timedelta) and given > timedelta(0)):
+        return retention
+    raise DefinitionError(f"{place(function)}: retention is a timedelta above 0, or None for ever, not {given!r}.")

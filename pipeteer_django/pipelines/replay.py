@@ -3,238 +3,205 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
-import sys
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+import random
+import secrets
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from contextvars import Context
-from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from pipeteer_django.exceptions import ImpureWorkflow, NotDurable, StepFailed
-from pipeteer_django.pipelines.context import EntryLogger
-from pipeteer_django.pipelines.loop import DurableFuture, DurableLoop, DurableTask
+from pipeteer_django.exceptions import NotDurable, StepFailed
+from pipeteer_django.pipelines.calls import BeginAgain, CallFuture, OpenCall, OpenTimer, Spec, step_failed
+from pipeteer_django.pipelines.difference import shown
+from pipeteer_django.pipelines.ledger import Ledger
+from pipeteer_django.pipelines.loop import DurableLoop, DurableTask, DurableTimer
 from pipeteer_django.pipelines.outcome import (
     Call,
-    Consumed,
+    Cancelled,
+    Continued,
     Done,
     Failed,
     Failure,
     Parked,
-    RecordedStep,
     Waiting,
-    shorten,
 )
-from pipeteer_django.pipelines.values import canonical
+from pipeteer_django.pipelines.record import (
+    CANCEL,
+    PATCH,
+    RANDOM,
+    SEND,
+    TIMER,
+    Event,
+    Fired,
+    Record,
+    RecordedMessage,
+    RecordedStep,
+    by_time,
+    due_at,
+    timestamp,
+)
+from pipeteer_django.pipelines.workflowcontext import ReplayLogger, WorkflowContext
 
 if TYPE_CHECKING:
     from pipeteer_django.pipelines.pipeline import Pipeline
-    from pipeteer_django.pipelines.valuetype import ValueType
 
-A = TypeVar("A")
-B = TypeVar("B")
-B1 = TypeVar("B1")
-B2 = TypeVar("B2")
-B3 = TypeVar("B3")
-
-_NOTHING: Any = None
-_OTHER_CODE = (
-    "The code was changed while this run was under way, or it depends on something that is not recorded (the time, "
-    "chance, the database, the order of a set). Bring the old code back and retry, or restart the run."
-)
+Outcome = Done | Waiting | Continued | Cancelled | Failed | Parked
 
 
-class WorkflowContext:
-    """What a workflow can do that is recorded; its second parameter."""
+def run(spec: Spec, record: Record | None = None, now: datetime | None = None) -> Outcome:
+    """Run a workflow from its beginning over its record, and say what follows. Raises nothing that it raises.
 
-    key: str
-    """The entry's key."""
-    run_id: int
-    """The entry's id, never reused."""
-    log: EntryLogger
-    """Prefixes every line with the key, and stays silent while a replay repeats what was logged before."""
-
-    def __init__(self, run: Run) -> None:
-        self._run = run
-        self.key, self.run_id, self.log = run.key, run.run_id, ReplayLogger(run)
-
-    def call(self, pipeline: Pipeline[A, B], value: A = _NOTHING, /) -> asyncio.Future[B]:
-        """Call another pipeline: `x2 = await ctx.call(double, x)`. The call is a step, recorded when this is called.
-
-        Returns an asyncio future, so gather, wait, TaskGroup and as_completed work with it. Awaiting it raises
-        StepFailed if the child was given up. Raises InvalidValue here if `value` does not fit, TypeError if
-        `pipeline` is not one.
-        """
-        return self._run.call(pipeline, value)
-
-    @overload
-    async def all(self, call1: Awaitable[B1], call2: Awaitable[B2], /) -> tuple[B1, B2]: ...
-    @overload
-    async def all(self, call1: Awaitable[B1], call2: Awaitable[B2], call3: Awaitable[B3], /) -> tuple[B1, B2, B3]: ...
-    @overload
-    async def all(self, *calls: Awaitable[B]) -> tuple[B, ...]: ...
-    @overload
-    async def all(self, *calls: Awaitable[Any], return_exceptions: bool) -> tuple[Any, ...]: ...
-    async def all(self, *calls: Awaitable[Any], return_exceptions: bool = False) -> tuple[Any, ...]:
-        """Wait for several calls: `a, b = await ctx.all(ctx.call(f, 1), ctx.call(g, 2))`, in the arguments' order.
-
-        The first failure is raised at once, or returned in its place if `return_exceptions`; the other calls go on.
-        """
-        for call in calls:
-            if not inspect.isawaitable(call):
-                raise TypeError(f"ctx.all takes calls, not {type(call).__name__}: write ctx.all(*calls).")
-        return tuple(await asyncio.gather(*calls, return_exceptions=return_exceptions))
-
-
-class ReplayLogger(EntryLogger):
-    """Writes each line once, whatever is replayed."""
-
-    def __init__(self, run: Run) -> None:
-        super().__init__(run.pipeline, run.key)
-        self._run = run
-
-    def isEnabledFor(self, level: int) -> bool:
-        """Not while the workflow repeats what it did before."""
-        return self._run.live and super().isEnabledFor(level)
-
-
-def run(
-    function: Callable[[Any, WorkflowContext], Coroutine[Any, Any, Any]],
-    value: Any,
-    *,
-    pipeline: str,
-    key: str,
-    run_id: int,
-    output: ValueType,
-    steps: Sequence[RecordedStep] = (),
-    started_at: datetime | None = None,
-) -> Done | Waiting | Failed | Parked:
-    """Run a workflow from its beginning over `steps`, those of its branch by index, and say what follows.
-
-    Raises nothing that the workflow raises. `pipeline` is the workflow's id, `output` the type of what it returns.
+    `now` by the database's clock: timers that are due by it fire.
     """
-    replayed = Run(
-        function, value, pipeline=pipeline, key=key, run_id=run_id, output=output, steps=steps, started_at=started_at
-    )
+    record = record or Record()
+    replayed = Run(spec, record)
     try:
         replayed.start()
-        for event in in_order(steps):
-            replayed.feed(event)
+        replayed.feed(record.new(), now)
         return replayed.outcome()
     finally:
         replayed.close()
 
 
-def in_order(steps: Iterable[RecordedStep]) -> list[RecordedStep]:
-    """The events among `steps` as they are to be fed: those consumed before in their order, then new ones by time."""
-    events = [(step.done_at, step) for step in steps if step.done_at is not None]
-    consumed = [step for _, step in events if step.order is not None]
-    new = [(done_at, step) for done_at, step in events if step.order is None]
-    new.sort(key=lambda event: (event[0], event[1].id))
-    return sorted(consumed, key=lambda step: step.order or 0) + [step for _, step in new]
-
-
 class Run:
-    """One run of a workflow in memory: `start`, `feed` its events `in_order`, ask its `outcome`, `close` it.
+    """One run of a workflow in memory: `start`, `feed` it events, ask its `outcome`, `close` it.
 
-    While the outcome is Waiting it can be kept: tell it the rows of its calls with `recorded`, and feed what happens
-    next. All methods are called from one thread.
+    While the outcome is Waiting it can be kept: tell it the ids of its new steps with `recorded`, and feed what
+    happens next. All methods are called from one thread.
     """
 
-    def __init__(
-        self,
-        function: Callable[[Any, WorkflowContext], Coroutine[Any, Any, Any]],
-        value: Any,
-        *,
-        pipeline: str,
-        key: str,
-        run_id: int,
-        output: ValueType,
-        steps: Sequence[RecordedStep] = (),
-        started_at: datetime | None = None,
-    ) -> None:
-        self.pipeline, self.key, self.run_id = pipeline, key, run_id
-        self._function, self._value, self._output = function, value, output
-        self._steps = list(steps)
-        self._history = sum(step.done_at is not None and step.order is not None for step in steps)
-        self._replaying = bool(steps)
-        self._loop = DurableLoop(self._report)  # type: ignore[abstract]  # typeshed's view; at run time nothing is
-        self._loop.now = started_at.timestamp() if started_at else 0.0
+    def __init__(self, spec: Spec, record: Record | None = None) -> None:
+        record = record or Record()
+        self.spec = spec
+        self.replayed = len(record.steps)
+        """How many recorded steps it had to go through again."""
+        self._ledger = Ledger(spec.pipeline, record)
+        self._loop = DurableLoop(self._report, self._timer_started, self._timer_cancelled)  # type: ignore[abstract]  # typeshed's view; at run time nothing is
+        self._loop.now = timestamp(spec.started_at) if spec.started_at else 0.0
         self._main: DurableTask[Any] | None = None
-        self._outstanding: dict[int, tuple[Pipeline[Any, Any], DurableFuture[Any]]] = {}
-        self._called = 0
-        self._order = 0
-        self._calls: list[Call] = []
-        self._consumed: list[Consumed] = []
-        self._defect: Exception | None = None
+        self._calls: dict[int, OpenCall] = {}
+        self._timers: dict[int, OpenTimer] = {}
+        self._inbox: dict[str, asyncio.Queue[tuple[int, Any]]] = defaultdict(asyncio.Queue)
+        self._receiving = 0
+        self._patches: dict[str, bool] = {}
+        self._random: random.Random | None = None
+        self._undo: list[tuple[Pipeline[Any, Any], Any]] = []
+        self._undoing = self._cancelling = self._ended = False
+        self._again: Any = _NOTHING
+        self._progress: tuple[float | None, str] | None = None
         self._fatal: BaseException | None = None
-        self._ended = False
 
     # Driving
 
     def start(self) -> None:
-        """Run the function until it waits for its first event."""
-        for position, step in enumerate(self._steps):
-            if step.index != position:
-                self._impure(f"step {position} is missing from its record", "Restart the run.")
-                return
+        """Run the function until it waits, and take it to where its record ends."""
+        if self._ledger.defect:
+            return
         # An empty context: what this worker has in its own would be another one's at the next replay.
         self._main = self._loop.create_task(self._body(), context=Context())
         self._advance()
+        for event in self._ledger.past:
+            self._take(event)
+        self._ledger.past = []
 
     async def _body(self) -> Any:
-        return await self._function(self._value, WorkflowContext(self))
+        try:
+            return await self.spec.function(self.spec.value, WorkflowContext(self))
+        except (Exception, asyncio.CancelledError) as error:
+            await self._compensate(error)
+            raise
 
-    def feed(self, event: RecordedStep) -> None:
-        """Give the workflow one finished step, and run it until it waits again. After its end it consumes nothing."""
-        if self._ended or self._defect:
-            self._outstanding.pop(event.index, None)
+    async def _compensate(self, error: BaseException) -> None:
+        """Run what undoes the run's work, last first; all of it, even if some of it fails."""
+        self._undoing = True
+        failed: StepFailed | None = None
+        while self._undo:
+            try:
+                await self.call(*self._undo.pop())
+            except StepFailed as failure:
+                failed = failed or failure
+        if failed is not None:
+            raise failed from error
+
+    def feed(self, events: Iterable[Event], now: datetime | None = None) -> None:
+        """Give the workflow what happened, timers that are due by `now` among it, one by one in order of time."""
+        events, ids = list(events), self._ledger.ids
+        written = {event.index for event in events if isinstance(event, RecordedStep)}
+        fired = [
+            Fired(ids[index], index, timer.due)
+            for index, timer in self._timers.items()
+            if index in ids and index not in written and now is not None and timer.due <= now
+        ]
+        for event in by_time(fired, events):
+            self._take(event)
+
+    def _take(self, event: Event | Fired) -> None:
+        """Feed one event, and run the workflow until it waits again. After its end it consumes nothing."""
+        if self._ended or self._ledger.defect:
             return
-        if event.index >= self._called:
-            self._impure(
-                f"step {event.index}, {_shown(event.pipeline, event.param)}, was finished when the code had called "
-                f"only {self._called} steps"
-            )
-            return
-        if event.index in self._outstanding:
+        if isinstance(event, RecordedMessage):
+            self._consume(event)
+            self._deliver(event)
+        elif event.index >= self._ledger.called:
+            called = self._ledger.called
+            self._ledger.impure(f"{_shown(event)} was finished when the code had called only {called} steps")
+        elif isinstance(event, RecordedStep):
             self._consume(event)
             self._resolve(event)
-            self._advance()
+        elif event.index in self._timers:  # else an event before it cancelled the timer
+            self._consume(event)
+            self._fire(event.index)
+        self._advance()
 
-    def _consume(self, event: RecordedStep) -> None:
-        if event.order is not None:
-            self._history -= 1
-            self._order = event.order
-        else:
-            self._order += 1
-            self._consumed.append(Consumed(event.id, self._order))
-        if event.done_at is not None:
-            self._loop.now = max(self._loop.now, event.done_at.timestamp())
+    def _consume(self, event: Event | Fired) -> None:
+        self._ledger.consume(event)
+        if event.at is not None:
+            self._loop.now = max(self._loop.now, timestamp(event.at))
+
+    def _deliver(self, message: RecordedMessage) -> None:
+        if message.name != CANCEL:
+            self._inbox[message.name].put_nowait((message.id, message.value))
+        elif not (self._cancelling or self._undoing):
+            self._cancelling = True
+            assert self._main is not None
+            self._main.cancel()
 
     def _resolve(self, event: RecordedStep) -> None:
-        pipeline, future = self._outstanding.pop(event.index)
-        if future.done():
+        call = self._calls.pop(event.index, None)
+        if call is None:
+            self._fire(event.index)  # a timer that was done by hand or before; nothing if it was cancelled
             return
+        self._ledger.ids.pop(event.index, None)
+        if call.deadline is not None:
+            call.deadline.cancel()
         if event.error is not None:
-            future.set_exception(_step_failed(event.pipeline, **event.error))
+            call.future.set_exception(step_failed(event.pipeline, **event.error))
             return
         try:
-            future.set_result(pipeline.output.from_json(event.result))
+            call.future.set_result(call.read(event.result))
         except Exception as error:  # the code's type is no longer that of the stored value
-            self._defect = error
+            self._ledger.defect = error
+
+    def _fire(self, index: int) -> None:
+        timer = self._timers.pop(index, None)
+        self._ledger.ids.pop(index, None)
+        if timer is not None:
+            self._loop.fire(timer.timer)
 
     def _advance(self) -> None:
-        assert self._main is not None
+        if self._ledger.defect or self._main is None:
+            return
         try:
             self._loop.run_until_idle()
         except NotDurable as error:
-            self._defect = error
+            self._ledger.defect = error
         except (SystemExit, KeyboardInterrupt) as error:
             self._fatal = error
         if self._fatal or self._main.done():
             self._end()
-        if self._replaying and not self._history:
-            self._catch_up()
+        self._ledger.catch_up()
 
     def _end(self) -> None:
         """Let the tasks that are left clean up; what they call no longer counts."""
@@ -242,136 +209,190 @@ class Run:
         with suppress(NotDurable, SystemExit, KeyboardInterrupt):
             self._loop.cancel_all()
 
-    def _catch_up(self) -> None:
-        """All that was consumed before has been fed: the code is where it was, or it is not the same code."""
-        self._replaying = False
-        if self._called < len(self._steps):
-            missing = self._steps[self._called]
-            self._impure(
-                f"step {missing.index} was recorded as {_shown(missing.pipeline, missing.param)}, and the code "
-                "no longer makes this call"
-            )
+    def recorded(self, ids: Mapping[int, int]) -> None:
+        """The last outcome was written down, its new steps under these ids by index: go on from there."""
+        self._ledger.written(ids)
+        self._progress = None
 
-    def recorded(self, steps: Iterable[RecordedStep]) -> None:
-        """The calls of the last outcome are rows now, and its consumed events are marked: go on from there."""
-        self._steps.extend(steps)
-        self._calls.clear()
-        self._consumed.clear()
+    @property
+    def open_steps(self) -> Mapping[int, int]:
+        """The rows of the steps it waits for, by index."""
+        return self._ledger.ids
 
     def close(self) -> None:
         """Throw the run away: whatever is suspended ends quietly, and no call is made by that."""
         self._loop.discard()
-        self._outstanding.clear()
+        self._calls.clear()
+        self._timers.clear()
 
-    # Calls
+    # What the workflow does
 
-    def call(self, pipeline: Pipeline[Any, Any], value: Any) -> DurableFuture[Any]:
-        """What `ctx.call` does."""
-        _check_pipeline(pipeline)
-        param = pipeline.input.to_json(value)
-        future = self._loop.create_future()
-        # Where nothing counts any more nothing is raised either, which code could catch and repeat for ever: the
-        # future never comes, and the code ends where it waits for it.
-        if not (self._defect or self._ended or self._loop.is_closed()):
-            self._outstanding[self._called] = pipeline, future
-            self._number(pipeline, value, param)
-        return future
-
-    def _number(self, pipeline: Pipeline[Any, Any], value: Any, param: Any) -> None:
-        index = self._called
-        self._called += 1
-        if index < len(self._steps):
-            self._compare(self._steps[index], pipeline, param)
-        elif self._history:
-            self._impure(
-                f"its record ends with step {len(self._steps) - 1}, and before all of that had happened again the code "
-                f"made another call, {_shown(pipeline.id, param)}{_call_site()}"
-            )
-        else:
-            self._calls.append(Call(index, pipeline, pipeline.input.check(value), param))
-
-    def _compare(self, step: RecordedStep, pipeline: Pipeline[Any, Any], param: Any) -> None:
-        if pipeline.id != step.pipeline or canonical(param) != canonical(step.param):
-            self._impure(
-                f"step {step.index} was recorded as {_shown(step.pipeline, step.param)}, and the code now calls "
-                f"{_shown(pipeline.id, param)}{_call_site()}"
-            )
-
-    def _impure(self, difference: str, remedy: str = _OTHER_CODE) -> None:
-        if self._defect is None:
-            self._defect = ImpureWorkflow(f"{self.pipeline} does not repeat its record: {difference}. {remedy}")
-
-    # Outcome
-
-    def outcome(self) -> Done | Waiting | Failed | Parked:
-        """What the run has come to: the calls, the events consumed, the value or the error."""
-        assert self._main is not None or self._defect
-        if self._ended and self._history:
-            self._impure(f"it ended with {self._history} recorded events still to come")
-        if self._defect:
-            return Parked(Failure.of(self._defect))
-        if self._ended:
-            return self._finished()
-        if not self._outstanding:
-            return Failed(Failure.of(self._stuck()))
-        return Waiting(tuple(self._calls), tuple(self._consumed))
-
-    def _finished(self) -> Done | Failed:
-        assert self._main is not None
-        open_steps = tuple(
-            self._steps[index]
-            for index in self._outstanding
-            if index < len(self._steps) and self._steps[index].done_at is None
-        )
-        try:
-            if self._fatal:
-                raise self._fatal
-            return Done(self._output.check(self._main.result()), tuple(self._consumed), open_steps)
-        except BaseException as error:  # SystemExit and the like, raised by the workflow, never mean the worker
-            return Failed(Failure.of(error), open_steps)
-
-    def _stuck(self) -> NotDurable:
-        return NotDurable(
-            f"{self.pipeline} waits for something that can never arrive: no call is outstanding, and only the result "
-            "of a call wakes a workflow. Look for an Event, Future or Queue that nobody fills; await a ctx.call."
-        )
-
-    # Reporting
+    @property
+    def _counts(self) -> bool:
+        # Where nothing counts any more nothing is raised either, which code could catch and repeat for ever: what it
+        # waits for never comes.
+        return not (self._ledger.defect or self._ended or self._loop.is_closed())
 
     @property
     def live(self) -> bool:
         """Whether what happens now happens for the first time, and counts."""
-        return not (self._replaying or self._defect or self._loop.is_closed())
+        return not (self._ledger.replaying or self._ledger.defect or self._loop.is_closed())
+
+    def call(
+        self, pipeline: Pipeline[Any, Any], value: Any, *, timeout: float | None = None, **options: Any
+    ) -> CallFuture:
+        """What `ctx.call` does."""
+        param = pipeline.input.to_json(value)
+        future = CallFuture(self._loop)
+        if self._counts:
+            new = None if self._ledger.next else Call(pipeline, pipeline.input.check(value), **options)
+            index = self._ledger.step(pipeline.id, param, call=new)
+            self._wait_for(index, OpenCall(pipeline.output.from_json, future))
+            if timeout is not None:
+                self._calls[index].deadline = self._loop.call_later(timeout, self._overdue, index, timeout)
+        return future
+
+    def _wait_for(self, index: int, call: OpenCall) -> None:
+        self._calls[index] = call
+        call.future.on_cancel = lambda: self._drop(index)
+
+    def _overdue(self, index: int, timeout: float) -> None:
+        call = self._calls.get(index)
+        if call is not None:
+            self._drop(index)
+            call.future.set_exception(TimeoutError(f"step {index} was not done within {timeout:g} s"))
+
+    def _drop(self, index: int) -> None:
+        """Nobody waits for this step any more: cancel it."""
+        call, timer = self._calls.get(index), self._timers.get(index)
+        if self._ended or not (call or timer):
+            return
+        self._calls.pop(index, None)
+        self._timers.pop(index, None)
+        self._ledger.drop(index)
+        if call is not None and call.deadline is not None:
+            call.deadline.cancel()
+
+    def _timer_started(self, timer: DurableTimer) -> None:
+        timer.index = -1
+        if self._counts:
+            due = self._ledger.due(due_at(timer.when()))
+            timer.index = self._ledger.step(TIMER, due.isoformat())
+            self._timers[timer.index] = OpenTimer(timer, due)
+
+    def _timer_cancelled(self, timer: DurableTimer) -> None:
+        self._drop(timer.index)
+
+    async def send(self, workflow: str, key: str, name: str, value: Any) -> None:
+        """What `ctx.send` does; `value` is JSON."""
+        future = CallFuture(self._loop)
+        if self._counts:
+            index = self._ledger.step(SEND, {"workflow": workflow, "key": key, "name": name, "value": value})
+            self._wait_for(index, OpenCall(lambda result: None, future))
+        await future
+
+    async def receive(self, name: str) -> Any:
+        """The JSON of the oldest message with this name that was not received yet."""
+        self._receiving += 1
+        try:
+            return (await self._inbox[name].get())[1]
+        finally:
+            self._receiving -= 1
+
+    def random(self) -> random.Random:
+        """The run's own generator: its seed is recorded when it is first used."""
+        if self._random is None:
+            self._random = random.Random(self._known(RANDOM, None, lambda: secrets.randbits(53)))
+        return self._random
+
+    def patched(self, name: str) -> bool:
+        """Whether the run may use a change of the code: not if it had passed this place before there was one."""
+        if name not in self._patches:
+            if self._ledger.replaying:
+                self._patches[name] = name in self._ledger.patches
+            else:
+                self._patches[name] = bool(self._known(PATCH, name, lambda: True))
+        return self._patches[name]
+
+    def _known(self, kind: str, param: Any, make: Callable[[], Any]) -> Any:
+        return self._ledger.known(kind, param, make) if self._counts else make()
+
+    def compensate(self, pipeline: Pipeline[Any, Any], value: Any) -> None:
+        """What `ctx.compensate` does."""
+        pipeline.input.to_json(value)
+        self._undo.append((pipeline, value))
+
+    def begin_again(self, value: Any) -> NoReturn:
+        """What `ctx.continue_as_new` does."""
+        checked = self.spec.input.check(value)
+        if asyncio.current_task() is not self._main:
+            raise NotDurable("ctx.continue_as_new works in the workflow function itself, not in a task it started.")
+        self._again = checked
+        raise BeginAgain
+
+    def progress(self, fraction: float | None, text: str) -> None:
+        """What `ctx.progress` does."""
+        if self.live:
+            self._progress = fraction, text
+
+    @property
+    def now(self) -> datetime:
+        """The time of the latest event."""
+        return datetime.fromtimestamp(self._loop.now, UTC)
+
+    # Outcome
+
+    def outcome(self) -> Outcome:
+        """What the run has come to: new steps, the events consumed, the value or the error."""
+        ledger = self._ledger
+        if self._ended and ledger.history:
+            ledger.impure(f"it ended with {ledger.history} recorded events still to come")
+        if ledger.defect:
+            return Parked(Failure.of(ledger.defect))
+        if self._ended:
+            return self._finished()
+        if not (self._calls or self._timers or self._receiving):
+            return Failed(Failure.of(self._stuck()))
+        due = min((timer.due for timer in self._timers.values()), default=None)
+        return Waiting(tuple(ledger.new.values()), tuple(ledger.consumed), tuple(ledger.dropped), due, self._progress)
+
+    def _finished(self) -> Done | Continued | Cancelled | Failed:
+        assert self._main is not None
+        consumed = tuple(self._ledger.consumed)
+        try:
+            if self._fatal:
+                raise self._fatal
+            value = self.spec.output.check(self._main.result())
+            if self._again is not _NOTHING:
+                raise NotDurable(
+                    "ctx.continue_as_new was called and its BeginAgain swallowed: let `except BaseException` raise it."
+                )
+            return Done(value, consumed, bool(self._ledger.dropped or self._ledger.ids))
+        except BeginAgain:
+            unread = [queue.get_nowait()[0] for queue in self._inbox.values() for _ in range(queue.qsize())]
+            return Continued(self._again, consumed, tuple(unread))
+        except BaseException as error:  # SystemExit and the like, raised by the workflow, never mean the worker
+            if type(error).__name__ == "SynchronousOnlyOperation":
+                error.add_note("A workflow cannot use the ORM: load and save in an activity, and await ctx.call(...).")
+            if self._cancelling and isinstance(error, asyncio.CancelledError):
+                return Cancelled(Failure("CancelledError", "the run was cancelled", ""))
+            return Failed(Failure.of(error))
+
+    def _stuck(self) -> NotDurable:
+        return NotDurable(
+            f"{self.spec.pipeline} waits for something that can never arrive: it has no call, timer or receive "
+            "outstanding, and only these wake a workflow. Look for an Event, Future or Queue that nobody fills; await "
+            "a ctx.call or ctx.receive."
+        )
 
     def _report(self, context: dict[str, Any]) -> None:
         if not self._ended:
             ReplayLogger(self).error("%s", context["message"], exc_info=context.get("exception"))
 
 
-def _check_pipeline(pipeline: object) -> None:
-    if all(hasattr(pipeline, name) for name in ("id", "input", "output")):
-        return
-    name = getattr(pipeline, "__name__", None) or repr(pipeline)
-    if inspect.iscoroutine(pipeline):
-        pipeline.close()
-        raise TypeError(f"ctx.call takes a pipeline and its value: ctx.call({name}, x), not ctx.call({name}(x)).")
-    remedy = (
-        "Decorate it with @pipeteer.activity(), or call it without ctx." if callable(pipeline) else "Pass a pipeline."
-    )
-    raise TypeError(f"ctx.call cannot call {name}, which is no pipeline. {remedy}")
+_NOTHING: Any = object()
 
 
-def _step_failed(pipeline: str, /, type: str, message: str, traceback: str = "") -> StepFailed:
-    return StepFailed(pipeline, type, message, traceback)
-
-
-def _shown(pipeline: str, param: Any) -> str:
-    return f"{pipeline}({shorten(canonical(param), 300)})"
-
-
-def _call_site() -> str:
-    """Where the workflow made the call that is being looked at."""
-    frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals is globals():
-        frame = frame.f_back
-    return f" at {frame.f_code.co_filename}:{frame.f_lineno}"
+def _shown(event: RecordedStep | Fired) -> str:
+    what = f", {shown(event.pipeline, event.param)}," if isinstance(event, RecordedStep) else ", a timer,"
+    return f"step {event.index}{what}"

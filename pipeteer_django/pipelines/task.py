@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
-from pipeteer_django.pipelines.pipeline import A, B, Pipeline
+from pipeteer_django.pipelines.pipeline import FROM_SETTINGS, A, B, Pipeline, Retention
 from pipeteer_django.pipelines.signature import Signature, task_signature
 
 D = TypeVar("D", contravariant=True)
@@ -53,10 +53,15 @@ class Task(Pipeline[A, B], Generic[A, B, Artifact]):
         return bool(await self.Input.objects.apush(key, value))
 
 
-def task(*, id: str | None = None) -> Callable[[Callable[[type[InputT[A]], Push[B]], Artifact]], Task[A, B, Artifact]]:
-    """Make `def f(Input: type[InputT[A]], push: Push[B])` a task: values of type A wait until somebody pushes a B."""
+def task(
+    *, id: str | None = None, retention: Retention = FROM_SETTINGS
+) -> Callable[[Callable[[type[InputT[A]], Push[B]], Artifact]], Task[A, B, Artifact]]:
+    """Make `def f(Input: type[InputT[A]], push: Push[B])` a task: values of type A wait until somebody pushes a B.
+
+    `retention`: how long outputs are kept (None: for ever).
+    """
 
     def decorate(function: Callable[[type[InputT[A]], Push[B]], Artifact]) -> Task[A, B, Artifact]:
-        return Task(function, id=id)
+        return Task(function, id=id, retention=retention)
 
     return decorate

@@ -14,14 +14,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from django.db import DatabaseError, InterfaceError, OperationalError, connections
+from django.db import DatabaseError, InterfaceError, OperationalError, connections, transaction
 from django.db.backends.signals import connection_created
 
-from pipeteer_django.exceptions import BrokenAtomicity, LeaseLost, LostTransaction
+from pipeteer_django.exceptions import BrokenAtomicity, EntryChanged, LeaseLost, LostTransaction
 from pipeteer_django.pipelines.outcome import Done
-from pipeteer_django.queues.claim import Claim, plain
+from pipeteer_django.pipelines.pipeline import Pipeline
+from pipeteer_django.queues.claim import COLUMNS, Claim, claim_of, plain
 from pipeteer_django.queues.database import (
     Strategy,
     aborted,
@@ -32,8 +33,12 @@ from pipeteer_django.queues.database import (
     single_writer,
     time_of,
 )
-from pipeteer_django.queues.settle import Settled, Ticket, settle, wake_callers
+from pipeteer_django.queues.settle import settle, wake_callers
+from pipeteer_django.queues.statements import select_rows
+from pipeteer_django.queues.tickets import Settled, Ticket
 from pipeteer_django.queues.turn import resolve, ticket_of
+
+T = TypeVar("T")
 
 logger = logging.getLogger("pipeteer_django.atomic")
 
@@ -83,14 +88,7 @@ def _run(claim: Claim, using: str, body: Callable[[], Any], commit: Strategy, in
     with commit(using) as proof:
         started = time.monotonic()  # not before: waiting for others to write is not its fault
         _fence(claim, using)
-        set_fence(using)
-        try:
-            with _owned(using, claim):
-                value = body()
-        except BaseException as error:
-            _refuse_broken(claim, using, error)
-            raise
-        _still_whole(claim, using)
+        value = _fenced(claim, using, body)
         settled = settle([ticket_of(claim, Done(value))], using=using, now=time_of(using), wait=True, parents=False)
         if not settled.done:
             raise LeaseLost(f"{claim.pipeline.id} {claim.key!r}: the entry was taken over while its body ran.")
@@ -102,6 +100,44 @@ def _run(claim: Claim, using: str, body: Callable[[], Any], commit: Strategy, in
         )
     _complain_if_slow(claim, using, time.monotonic() - started)
     return settled
+
+
+def rehearse(pipeline: Pipeline[Any, Any], id: int, using: str, body: Callable[[Claim], T]) -> T:
+    """Run `body` as an attempt at this entry would run it, in a transaction that is rolled back in any case.
+
+    The entry's row is locked meanwhile, and otherwise left alone. Raises EntryChanged where it is gone or locked.
+    """
+    watch_threads(using)
+    with transaction.atomic(using=using):
+        claim = _unclaimed(pipeline, id, using)
+        try:
+            value = _fenced(claim, using, lambda: body(claim))
+        except BrokenAtomicity as error:
+            error.add_note("It was only rehearsed: what the body committed stays, the entry is still in its queue.")
+            raise
+        transaction.set_rollback(True, using=using)
+    return value
+
+
+def _unclaimed(pipeline: Pipeline[Any, Any], id: int, using: str) -> Claim:
+    """What a worker's next claim of the entry would be."""
+    rows = select_rows(using, pipeline.Input, COLUMNS, f"id = {int(id)}", order="id", lock=True)
+    if not rows:
+        raise EntryChanged(f"{pipeline.id}: entry {id} is being worked on just now, or left its queue. Load it again.")
+    return claim_of(pipeline, dict(zip(COLUMNS, rows[0], strict=True)), time_of(using))
+
+
+def _fenced(claim: Claim, using: str, body: Callable[[], T]) -> T:
+    """Run the body; raises LostTransaction unless this is still the transaction that it began in."""
+    set_fence(using)
+    try:
+        with _owned(using, claim):
+            value = body()
+    except BaseException as error:
+        _refuse_broken(claim, using, error)
+        raise
+    _still_whole(claim, using)
+    return value
 
 
 def _complain_if_slow(claim: Claim, using: str, seconds: float) -> None:

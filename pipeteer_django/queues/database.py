@@ -11,41 +11,23 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any
 
-from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError, InterfaceError, OperationalError, connections, models, transaction
-from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils import timezone
-
-T = TypeVar("T")
 
 LOCK_TIMEOUT = 5
 """Seconds an engine transaction waits for a lock (a foreign key's row, a unique key) before it is rerun."""
 
-_VENDORS = {"sqlite": "SQLite", "postgresql": "PostgreSQL", "mysql": "MariaDB"}
 _CONTENTION_STATES = {"40001", "40P01", "55P03"}
 _NO_SUCH_THREAD = 1094
 _CONTENTION_NUMBERS = {1020, 1205, 1213}
 _NO_SUCH_SAVEPOINT = 1305
 
 
-def refuse_unsupported(connection: BaseDatabaseWrapper) -> None:
-    """Raise ImproperlyConfigured for a database on which the promises would not hold."""
-    if connection.vendor not in _VENDORS:
-        raise ImproperlyConfigured(
-            f"pipeteer_django works on SQLite, PostgreSQL and MariaDB, not on {connection.vendor}."
-        )
-    if connection.vendor == "mysql" and not connection.mysql_is_mariadb:  # type: ignore[attr-defined]
-        raise ImproperlyConfigured(
-            "pipeteer_django does not run on MySQL: it lacks INSERT ... RETURNING, which a turn needs. "
-            "Use MariaDB 10.6 or newer."
-        )
-
-
 def binary_collation(connection: Any) -> str | None:
-    """The collation under which keys are equal only if their bytes are, where the database's own is not such."""
-    return "utf8mb4_nopad_bin" if connection.vendor == "mysql" else None
+    """The collation under which keys are equal only if their bytes are, and sort as these do: SQLite's own is such."""
+    return {"mysql": "utf8mb4_nopad_bin", "postgresql": "C"}.get(connection.vendor)
 
 
 # Time
@@ -85,24 +67,37 @@ def time_of(using: str) -> datetime:
 
 def begin(using: str) -> datetime:
     """Call first in a transaction that is all the engine's: bounds its lock waits, and returns the database's time."""
+    return _begin(using)[0]
+
+
+def begin_with(using: str, column: str, source: str) -> tuple[datetime, set[str]]:
+    """`begin`, and the names in a column of a small table: one statement where the database can do that."""
+    if connections[using].vendor == "postgresql":
+        now, names = _begin(using, f"(SELECT string_agg({column}, ' ') FROM {source})")
+        return now, set((names or "").split())
+    return begin(using), {row[0] for row in fetch(using, f"SELECT {column} FROM {source}")}
+
+
+def _begin(using: str, also: str = "NULL") -> tuple[datetime, Any]:
     connection = connections[using]
     if connection.vendor == "sqlite":
-        return timezone.now()
+        return timezone.now(), None
     with connection.cursor() as cursor:
         if connection.vendor == "postgresql":
             # Without statistics (a table just filled) the planner would sort the whole backlog for every claim.
             cursor.execute(
-                "SELECT statement_timestamp(), set_config('lock_timeout', %s, true), "
+                f"SELECT statement_timestamp(), {also}, set_config('lock_timeout', %s, true), "
                 # (A plan with a sort would then look so dear that it gets compiled.)
                 "set_config('enable_sort', 'off', true), set_config('jit', 'off', true)",
                 [f"{LOCK_TIMEOUT}s"],
             )
         else:
             _bound_lock_waits(connection, cursor)
-            cursor.execute("SELECT UTC_TIMESTAMP(6)")
-        moment = aware(cursor.fetchone()[0])
+            cursor.execute("SELECT UTC_TIMESTAMP(6), NULL")
+        now, found = cursor.fetchone()[:2]
+    moment = aware(now)
     assert moment is not None
-    return moment
+    return moment, found
 
 
 def _bound_lock_waits(connection: Any, cursor: Any) -> None:
@@ -119,6 +114,22 @@ def _bound_lock_waits(connection: Any, cursor: Any) -> None:
 def clock(connection: Any) -> str:
     """The database's clock in a statement of our own; NULL on SQLite, where this host's is meant."""
     return {"postgresql": "statement_timestamp()", "mysql": "UTC_TIMESTAMP(6)"}.get(connection.vendor, "NULL")
+
+
+def ago(connection: Any, seconds: float) -> str:
+    """A moment before the database's now, in a statement of our own."""
+    if connection.vendor == "postgresql":
+        return f"statement_timestamp() - INTERVAL '{seconds} seconds'"
+    if connection.vendor == "mysql":
+        return f"UTC_TIMESTAMP(6) - INTERVAL {seconds} SECOND"
+    return literal(connection, timezone.now() - timedelta(seconds=seconds))
+
+
+def literal(connection: Any, moment: datetime | None) -> str:
+    """A moment in a statement of our own."""
+    if connection.vendor == "postgresql":
+        return f"TIMESTAMPTZ '{moment}'"
+    return f"'{connection.ops.adapt_datetimefield_value(moment)}'"
 
 
 def no_table(connection: Any) -> str:
@@ -162,6 +173,59 @@ def nested(using: str) -> Any:
 
 
 Strategy = Callable[[str], AbstractContextManager[Commit]]
+
+
+@contextmanager
+def shielded(using: str) -> Any:
+    """Inside a test's transaction: a block that leaves it unusable takes back what the block wrote, and nothing else.
+
+    Without a transaction a statement that fails ends only itself.
+    """
+    block: Any = transaction.Atomic(using, savepoint=True, durable=False)
+    block._from_testcase = True  # no transaction of the code inside: that may open its own, durable ones too
+    with block:
+        yield
+        if aborted(using):
+            transaction.set_rollback(True, using=using)
+
+
+@contextmanager
+def snapshot(using: str) -> Any:
+    """A transaction for reading: all its statements see one moment. Inside another transaction as that is."""
+    connection = connections[using]
+    fresh = not connection.in_atomic_block
+    if fresh and connection.vendor == "mysql":
+        with connection.cursor() as cursor:
+            cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")  # the next one's
+    with transaction.atomic(using=using):
+        if fresh and connection.vendor == "postgresql":
+            with connection.cursor() as cursor:
+                cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        yield
+
+
+def keep_ids_above(using: str, model: type[models.Model], last: int) -> None:
+    """See to it that ids up to `last` are not given to new rows of a table. Not inside a transaction."""
+    connection = connections[using]
+    table = model._meta.db_table
+    with connection.cursor() as cursor:
+        if connection.vendor == "postgresql":
+            sequence = "pg_get_serial_sequence(%s, 'id')"
+            name = connection.ops.quote_name(table)
+            cursor.execute(f"SELECT nextval({sequence}) < %s", [name, last])
+            if cursor.fetchone()[0]:
+                cursor.execute(f"SELECT setval({sequence}, %s)", [name, last])
+        elif connection.vendor == "mysql":
+            cursor.execute(
+                "SELECT auto_increment FROM information_schema.tables WHERE table_schema = DATABASE() "
+                "AND table_name = %s", [table],
+            )  # fmt: skip
+            if cursor.fetchone()[0] <= last:  # or the next line would lower it
+                cursor.execute(f"ALTER TABLE {connection.ops.quote_name(table)} AUTO_INCREMENT = {int(last) + 1}")
+        else:
+            cursor.execute("UPDATE sqlite_sequence SET seq = MAX(seq, %s) WHERE name = %s", [last, table])
+            if not cursor.rowcount:
+                cursor.execute("INSERT INTO sqlite_sequence (name, seq) VALUES (%s, %s)", [table, last])
 
 
 FENCE = "pipeteer_fence"
@@ -222,52 +286,6 @@ def is_disconnect(error: BaseException) -> bool:
 def from_now(now: datetime, seconds: float) -> datetime:
     """`now` plus seconds, bounded so that no database's calendar ends."""
     return now + timedelta(seconds=min(seconds, 3.0e9))
-
-
-# Fitness
-
-
-def shortcomings(using: str) -> list[tuple[str, str, str]]:
-    """What keeps this database from its promises, as (check id, message, hint); E ids are errors, W ids warnings."""
-    connection: Any = connections[using]
-    try:
-        refuse_unsupported(connection)
-    except ImproperlyConfigured as error:
-        return [("pipeteer.E003", str(error), "")]
-    if connection.vendor == "sqlite":
-        return _shortcomings_of_sqlite(connection)
-    return _shortcomings_of_mariadb(using, connection) if connection.vendor == "mysql" else []
-
-
-def _shortcomings_of_sqlite(connection: Any) -> list[tuple[str, str, str]]:
-    if connection.Database.sqlite_version_info >= (3, 51, 3):
-        return []
-    message = (
-        f"SQLite {connection.Database.sqlite_version} has the WAL-reset bug, which can corrupt a database when two "
-        "processes checkpoint at the wrong moment."
-    )
-    return [("pipeteer.W101", message, "Use SQLite 3.51.3 or newer in production, or PostgreSQL.")]
-
-
-def _shortcomings_of_mariadb(using: str, connection: Any) -> list[tuple[str, str, str]]:
-    found = []
-    if connection.mysql_version < (10, 6):
-        found.append(("pipeteer.E003", "MariaDB 10.6 or newer is needed, for SKIP LOCKED.", ""))
-    level = (connection.isolation_level or "read committed").upper()
-    if level != "READ COMMITTED":
-        message = f"MariaDB database {using!r} runs at {level}, where claims lock gaps and see old rows."
-        hint = f'Set "isolation_level": "read committed" in DATABASES[{using!r}]["OPTIONS"], or leave it out.'
-        found.append(("pipeteer.E003", message, hint))
-    return found
-
-
-def begins_as_reader(using: str) -> bool:
-    """Whether this is a SQLite file whose transactions begin as readers, which fail when they want to write."""
-    connection: Any = connections[using]
-    if connection.vendor != "sqlite" or connection.is_in_memory_db():
-        return False
-    mode = connection.settings_dict["OPTIONS"].get("transaction_mode") or ""
-    return mode.upper() not in ("IMMEDIATE", "EXCLUSIVE")
 
 
 def single_writer(using: str) -> bool:

@@ -15,6 +15,7 @@ from typing import Any, Literal, cast
 from uuid import UUID
 
 from django import forms
+from django.core.checks import CheckMessage
 from django.core.exceptions import ValidationError
 from django.db import models
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -25,6 +26,7 @@ from pipeteer_django.exceptions import DefinitionError, InvalidValue
 from pipeteer_django.pipelines.values import PortableEncoder, shown
 from pipeteer_django.pipelines.valuetype import MAX_OPTION, ValueType
 from pipeteer_django.queues.database import binary_collation
+from pipeteer_django.queues.relations import ABOUT_REVERSE_NAMES, GuardedReverse, way_out
 
 Role = Literal["input", "output"]
 
@@ -62,7 +64,12 @@ def _foreign_key(pipeline_id: str, role: Role, options: dict[str, Any]) -> model
     on_delete = models.PROTECT if role == "input" else models.CASCADE
     related_name = f"{pipeline_id}_{role}s"
     model = options["value_type"].model
-    return _typed(Typed, models.ForeignKey)(model, on_delete=on_delete, related_name=related_name, **options)
+    if model._meta.abstract:
+        raise DefinitionError(
+            f"pipeline {pipeline_id!r}: {model.__name__} is abstract, so it has no rows; annotate with one of its "
+            "subclasses."
+        )
+    return _typed(TypedKey, models.ForeignKey)(model, on_delete=on_delete, related_name=related_name, **options)
 
 
 def _native(value_type: ValueType, options: dict[str, Any]) -> models.Field[Any, Any]:
@@ -78,8 +85,7 @@ def _given(value_type: ValueType) -> models.Field[Any, Any]:
     given = value_type.given_field
     _refuse_unfit(value_type)
     args, kwargs = _options(given)
-    mixin = TypedJSON if isinstance(given, models.JSONField) else _mixin(value_type)
-    return _typed(mixin, type(given))(*args, value_type=value_type, **kwargs)
+    return _typed(_mixin(value_type), type(given))(*args, value_type=value_type, **kwargs)
 
 
 def _options(given: models.Field[Any, Any]) -> tuple[Any, Any]:
@@ -102,6 +108,11 @@ def _refuse_unfit(value_type: ValueType) -> None:
 
 
 def _mixin(value_type: ValueType) -> type[Typed]:
+    given = value_type.given_field
+    if isinstance(given, models.JSONField):
+        return TypedJSON
+    if isinstance(given, models.ForeignKey) and not isinstance(given, models.OneToOneField):
+        return TypedKey
     is_enum = isinstance(value_type.base, type) and issubclass(value_type.base, Enum)
     return TypedEnum if is_enum else Typed
 
@@ -165,6 +176,20 @@ class Typed(models.Field):  # type: ignore[type-arg]
 def _form_error(error: InvalidValue) -> ValidationError:
     # Not with the code "invalid": for that a form shows its own message, which knows no path.
     return ValidationError(str(error), code="invalid_value")
+
+
+class TypedKey(Typed):
+    """Mixin for a ForeignKey, whose reverse name (`order.ship_inputs`) the pipeline's id has made."""
+
+    related_accessor_class = GuardedReverse
+
+    def check(self, **kwargs: Any) -> list[CheckMessage]:
+        """Django's checks; where the reverse name is the problem, the hint says what to do about a pipeline."""
+        found: list[CheckMessage] = super().check(**kwargs)
+        for problem in found:
+            if self.value_type.given_field is None and problem.id in ABOUT_REVERSE_NAMES:
+                problem.hint = way_out(self.remote_field)
+        return found
 
 
 class TypedText(Typed):
@@ -277,8 +302,9 @@ class TypedJSON(Decoded):
 class KeyField(models.CharField):  # type: ignore[type-arg]
     """A name that people give to an entry, an output or a message: 1 to 200 characters, no control characters.
 
-    Keys differ as soon as one character differs. MariaDB's usual collations take `a` for `A`, and even its binary
-    ones ignore blanks at the end, so there the column gets a collation of its own.
+    Keys differ as soon as one character differs, and those with one beginning stand side by side in an index. MariaDB's
+    usual collations take `a` for `A`, and even its binary ones ignore blanks at the end; PostgreSQL sorts by the
+    database's locale. So there the column gets a collation of its own.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -286,7 +312,7 @@ class KeyField(models.CharField):  # type: ignore[type-arg]
         super().__init__(*args, **kwargs)
 
     def db_parameters(self, connection: BaseDatabaseWrapper) -> dict[str, Any]:
-        """With the collation that MariaDB needs."""
+        """With the collation that the database needs."""
         parameters: dict[str, Any] = {**super().db_parameters(connection)}
         if collation := binary_collation(connection):
             parameters["collation"] = collation

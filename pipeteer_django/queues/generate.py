@@ -18,9 +18,10 @@ from django.db.models.signals import post_save, pre_save
 from pipeteer_django.exceptions import DefinitionError
 from pipeteer_django.pipelines.pipeline import Pipeline
 from pipeteer_django.pipelines.registry import place, registry
+from pipeteer_django.queues.copies import keep_run_id
 from pipeteer_django.queues.fields import field_for
 from pipeteer_django.queues.guards import announce, keep_fence
-from pipeteer_django.queues.models import Input, Message, Output, Step
+from pipeteer_django.queues.models import Input, Message, Output, Step, WorkflowOutput
 
 
 def generate() -> None:
@@ -42,13 +43,16 @@ def _put_into_module(made: Iterable[type[models.Model]]) -> None:
 def _models(pipeline: Pipeline[Any, Any]) -> dict[str, Any]:
     made = {
         "Input": _model(pipeline, Input, unique=("key",), pipeline=pipeline, value=_value(pipeline, "input")),
-        "Output": _model(pipeline, Output, pipeline=pipeline, value=_value(pipeline, "output")),
     }
+    output = WorkflowOutput if pipeline.kind == "workflow" else Output
+    made["Output"] = _model(pipeline, output, pipeline=pipeline, value=_value(pipeline, "output"))
     if pipeline.kind == "workflow":
         made["Step"] = _model(pipeline, Step, unique=("run_id", "branch", "index"))
         made["Message"] = _model(pipeline, Message)
     pre_save.connect(keep_fence, sender=made["Input"], dispatch_uid=f"pipeteer_django.{pipeline.id}")
     post_save.connect(announce, sender=made["Input"], dispatch_uid=f"pipeteer_django.{pipeline.id}")
+    for role in made.keys() - {"Input"}:
+        post_save.connect(keep_run_id, sender=made[role], dispatch_uid=f"pipeteer_django.{pipeline.id}")
     return made
 
 
@@ -59,31 +63,42 @@ def _value(pipeline: Pipeline[Any, Any], role: Literal["input", "output"]) -> mo
 def _model(
     of: Pipeline[Any, Any], base: type[models.Model], unique: tuple[str, ...] = (), **attributes: Any
 ) -> type[models.Model]:
-    name = f"{_camel(of.id)}{base.__name__}"
+    name = f"{_camel(of.id)}{_role(base)}"
     label = _app_label(of)
     if name.lower() in apps.all_models[label]:
         raise DefinitionError(
             f"{place(of.function)}: its model would be called {name}, which the app {label!r} already has. "
             f"Give the pipeline another id: @pipeteer.{of.kind}(id=...)."
         )
-    meta = type("Meta", (base.Meta,), {"abstract": False, "app_label": label} | _names(of, base, name, unique))  # type: ignore[attr-defined]
+    # Not a subclass of base.Meta: Django would write its `abstract` into the migrations.
+    meta = type("Meta", (), {"app_label": label} | _names(of, base) | _keys(of, base, name, unique))
     return type(name, (base,), {"__module__": of.function.__module__, "Meta": meta, **attributes})
 
 
-def _names(
-    pipeline: Pipeline[Any, Any], base: type[models.Model], name: str, unique: tuple[str, ...]
-) -> dict[str, Any]:
+def _names(pipeline: Pipeline[Any, Any], base: type[models.Model]) -> dict[str, str]:
     readable = pipeline.id.replace("_", " ")
-    plural = {"Input": "inputs", "Output": "outputs", "Step": "steps", "Message": "messages"}[base.__name__]
-    names: dict[str, Any] = {
-        "verbose_name": f"{readable} {base.__name__.lower()}",
-        "verbose_name_plural": f"{readable} {plural}",
-    }
+    role = _role(base).lower()
+    return {"verbose_name": f"{readable} {role}", "verbose_name_plural": f"{readable} {role}s"}
+
+
+def _keys(
+    pipeline: Pipeline[Any, Any], base: type[models.Model], name: str, unique: tuple[str, ...]
+) -> dict[str, list[Any]]:
+    """Indexes and constraints, their names short enough for every database and the same for every app label."""
+    digest = hashlib.sha256(f"{pipeline.id} {name}".encode()).hexdigest()[:8]
+    keys: dict[str, list[Any]] = {"indexes": list(base._meta.indexes)}
+    if base is Input:
+        called = models.Q(step_id__isnull=False)
+        keys["indexes"].append(
+            models.Index(fields=["step_id"], condition=called, name=f"{name[:16].lower()}_step_{digest}")
+        )
     if unique:
-        # Short enough for every database, and the same for every app label.
-        digest = hashlib.sha256(f"{pipeline.id} {name}".encode()).hexdigest()[:8]
-        names["constraints"] = [models.UniqueConstraint(fields=unique, name=f"{name[:20].lower()}_{digest}")]
-    return names
+        keys["constraints"] = [models.UniqueConstraint(fields=unique, name=f"{name[:20].lower()}_{digest}")]
+    return keys
+
+
+def _role(base: type[models.Model]) -> str:
+    return base.__name__.removeprefix("Workflow")
 
 
 def _camel(id: str) -> str:

@@ -14,6 +14,7 @@ from django.db.models.signals import post_save, pre_save
 from pipeteer_django.exceptions import EngineColumn, EntryChanged, InvalidValue
 from pipeteer_django.pipelines.pipeline import Pipeline
 from pipeteer_django.queues.claim import plain
+from pipeteer_django.queues.database import time_of
 from pipeteer_django.queues.hints import enqueued, wake_on_commit
 from pipeteer_django.queues.people import edited
 
@@ -185,8 +186,16 @@ def announce(sender: Any, instance: Any, created: bool, using: str, **kwargs: An
 
 
 def keep_fence(sender: Any, instance: Any, raw: bool, using: str, **kwargs: Any) -> None:
-    """Receiver of pre_save: a fixture that is loaded over an entry moves it, like every other edit."""
-    if raw and instance.pk is not None:
-        there = plain(sender, using).filter(pk=instance.pk).select_for_update().values_list("epoch", flat=True).first()
-        if there is not None:
-            instance.epoch = max(there, instance.epoch) + 1
+    """Receiver of pre_save: a fixture that is loaded over an entry moves it, like every other edit.
+
+    One that was dumped while a worker had it is released: that worker is on another machine, or has just lost it.
+    """
+    if not raw:
+        return
+    there = plain(sender, using).filter(pk=instance.pk).select_for_update().values_list("epoch", flat=True).first()
+    if there is not None or instance.reserved_by:
+        instance.epoch = max(there or 0, instance.epoch) + 1
+    if instance.reserved_by:
+        instance.attempt = max(0, instance.attempt - 1)
+        instance.available_at = time_of(using)
+    instance.reserved_by = instance.holder = ""

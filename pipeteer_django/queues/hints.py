@@ -3,24 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from django.db import connections, transaction
 
 from pipeteer_django.pipelines.pipeline import Pipeline
+from pipeteer_django.pipelines.registry import registry
 from pipeteer_django.signals import entry_enqueued, run_finished
-from pipeteer_django.wakeups import publish
+from pipeteer_django.wakeups import publish, tell_changed
+from pipeteer_django.wakeups.topics import CHANGES
 
 
 def wake_on_commit(using: str, *topics: str) -> None:
     """Publish these topics when the transaction commits (now, where there is none)."""
     for topic in topics:
-        # Registered per write: a savepoint that rolls back takes only its own registrations with it.
-        transaction.on_commit(_once(_batch(using), topic), using=using, robust=True)
+        once_on_commit(using, topic, partial(_publish, topic))
+
+
+def _publish(topic: str) -> None:
+    publish(topic)
+    if registry.get(topic):
+        tell_changed([topic])
+
+
+def changed_on_commit(using: str, id: str) -> None:
+    """Tell pages that rows of this pipeline changed, where no worker is to be woken for it."""
+    once_on_commit(using, CHANGES + id, partial(tell_changed, [id]))
+
+
+def once_on_commit(using: str, name: str, action: Callable[[], None]) -> None:
+    """Do this when the transaction commits (now, where there is none), once for all that have the same name."""
+    # Registered per write: a savepoint that rolls back takes only its own registrations with it.
+    transaction.on_commit(_once(_batch(using), name, action), using=using, robust=True)
 
 
 def _batch(using: str) -> set[str]:
-    """The topics already sent for the transaction under way.
+    """The names of what was already done for the transaction under way.
 
     A set that is not empty belongs to a transaction that has committed, so a new one begins; one that belongs to a
     transaction that rolled back is still empty and can be used again.
@@ -32,13 +51,13 @@ def _batch(using: str) -> set[str]:
     return batch
 
 
-def _once(sent: set[str], topic: str) -> Callable[[], None]:
-    def send() -> None:
-        if topic not in sent:
-            sent.add(topic)
-            publish(topic)
+def _once(done: set[str], name: str, action: Callable[[], None]) -> Callable[[], None]:
+    def act() -> None:
+        if name not in done:
+            done.add(name)
+            action()
 
-    return send
+    return act
 
 
 def enqueued(using: str, pipeline: Pipeline[Any, Any], keys: list[str]) -> None:

@@ -13,9 +13,9 @@ from pipeteer_django.pipelines.pipeline import Pipeline
 from pipeteer_django.pipelines.registry import registry
 from pipeteer_django.queues.claim import plain
 from pipeteer_django.queues.database import DatabaseNow, time_of
-from pipeteer_django.queues.deliver import cancel_open
-from pipeteer_django.queues.hints import finished, wake_on_commit
-from pipeteer_django.queues.settle import Removed, Settled, Ticket, settle
+from pipeteer_django.queues.hints import changed_on_commit, finished, wake_on_commit
+from pipeteer_django.queues.settle import settle
+from pipeteer_django.queues.tickets import Removed, Settled, Ticket
 
 _CHUNK = 500
 
@@ -24,18 +24,37 @@ RESERVED = ~Q(reserved_by="")
 
 def push(pipeline: Pipeline[Any, Any], using: str, key: str, value: Any) -> bool:
     """Complete an entry by hand. Of several callers one wins; the others, and a key that is not there, get False."""
+    return bool(_push(pipeline, using, Q(key=key), value).done)
+
+
+def answer(pipeline: Pipeline[Any, Any], using: str, id: int, epoch: int, value: Any) -> Settled:
+    """`push` to the entry that somebody saw at this epoch. Nothing is `done` where it has moved since, or is gone."""
+    return _push(pipeline, using, Q(pk=id), value, epoch)
+
+
+def push_all(pipeline: Pipeline[Any, Any], using: str, ids: Sequence[int], value: Any) -> int:
+    """`push` of one value to all of these entries. Returns how many it completed; the others were gone."""
+    return len(_push(pipeline, using, Q(pk__in=ids), value).done)
+
+
+def _push(pipeline: Pipeline[Any, Any], using: str, which: Q, value: Any, epoch: int | None = None) -> Settled:
     checked = pipeline.output.check(value)
     with transaction.atomic(using=using):
-        entry = plain(pipeline.Input, using).filter(key=key).values_list("id", "caller", "output").first()
-        if entry is None:
-            return False
-        id, caller, output = entry
-        if caller:
+        entries = list(plain(pipeline.Input, using).filter(which).values_list("id", "key", "caller", "output"))
+        for caller in {caller for _id, _key, caller, _output in entries if caller}:
             registry.find(caller)  # raises: without the caller's code the value would reach nobody
-        done = bool(_settle(pipeline, using, [id], lambda: Done(checked)).done)
-        if done and not caller:
-            finished(using, pipeline, id, key, output)
-    return done
+        ids = [entry[0] for entry in entries]
+        settled = _settle(pipeline, using, ids, lambda: Done(checked, leaves_open=True), epoch)
+        done = {ticket.id for ticket in settled.done}
+        for id, key, caller, output in entries:
+            if id in done and not caller:
+                finished(using, pipeline, id, key, output)
+    return settled
+
+
+def complete(pipeline: Pipeline[Any, Any], using: str, id: int, outcome: Done) -> bool:
+    """Settle an entry, in the caller's transaction, as if its work had come to this. False where it is gone."""
+    return bool(_settle(pipeline, using, [id], lambda: outcome).done)
 
 
 def remove(pipeline: Pipeline[Any, Any], using: str, ids: Iterable[int]) -> int:
@@ -46,48 +65,40 @@ def remove(pipeline: Pipeline[Any, Any], using: str, ids: Iterable[int]) -> int:
 
 
 def _settle(
-    pipeline: Pipeline[Any, Any], using: str, ids: Sequence[int], outcome: Callable[[], Outcome | Removed]
+    pipeline: Pipeline[Any, Any],
+    using: str,
+    ids: Sequence[int],
+    outcome: Callable[[], Outcome | Removed],
+    epoch: int | None = None,
 ) -> Settled:
     everything = Settled()
     for start in range(0, len(ids), _CHUNK):
         rows = plain(pipeline.Input, using).filter(id__in=ids[start : start + _CHUNK])
         tickets = [
-            Ticket(pipeline, id, None, outcome(), caller=caller, step_id=step_id)
+            Ticket(pipeline, id, epoch, outcome(), caller=caller, step_id=step_id)
             for id, caller, step_id in rows.values_list("id", "caller", "step_id")
         ]
         settled = settle(tickets, using=using, now=time_of(using), wait=True)
         wake_on_commit(using, *sorted(settled.topics))
+        changed_on_commit(using, pipeline.id)
         everything.done += settled.done
+        everything.dropped += settled.dropped
     return everything
-
-
-def restart(pipeline: Pipeline[Any, Any], using: str, ids: Sequence[int]) -> int:
-    """Run workflows again from their beginning, on a new branch; what the old one had outstanding is cancelled."""
-    with transaction.atomic(using=using):
-        now = time_of(using)
-        rows = plain(pipeline.Input, using).filter(id__in=ids)
-        locked = list(rows.order_by("id").select_for_update().values_list("id", flat=True))
-        if pipeline.kind == "workflow":
-            cancel_open(using, pipeline.id, locked, now)
-        restarted = rows.filter(id__in=locked).update(
-            branch=F("branch") + 1, started_at=None, error="", **_fresh(), reserved_by=""
-        )
-        wake_on_commit(using, pipeline.id)
-    return restarted
 
 
 def retry(rows: QuerySet[Any]) -> int:
     """Let failed entries run again. A condition of the UPDATE itself, so that two people cannot both do it."""
-    return rows.filter(failed_at__isnull=False).update(**_fresh(), reserved_by="")
+    return rows.filter(failed_at__isnull=False).update(**fresh(), reserved_by="")
 
 
 def release(rows: QuerySet[Any]) -> int:
     """Take running entries away from their workers, whose results will be refused; the attempt does not count."""
-    freed = _fresh() | {"attempt": Case(When(attempt__gt=0, then=F("attempt") - 1), default=F("attempt"))}
+    freed = fresh() | {"attempt": Case(When(attempt__gt=0, then=F("attempt") - 1), default=F("attempt"))}
     return rows.filter(RESERVED).update(**freed, reserved_by="")
 
 
-def _fresh() -> dict[str, Any]:
+def fresh() -> dict[str, Any]:
+    """The columns of an entry that is to run now, from a first attempt."""
     return {
         "epoch": F("epoch") + 1,
         "available_at": DatabaseNow(),

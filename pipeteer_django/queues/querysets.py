@@ -1,10 +1,9 @@
-"""The verbs of a queue, on the managers and QuerySets of its models."""
+"""The verbs of a queue, on the manager and QuerySet of its Input."""
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any, NoReturn
 
@@ -13,9 +12,10 @@ from django.db import IntegrityError, models, router, transaction
 from django.db.models import Q
 from django.utils import timezone
 
-from pipeteer_django.exceptions import DuplicateKey, EngineColumn, EntryChanged, InvalidValue, RunGone
+from pipeteer_django.exceptions import DuplicateKey, EngineColumn, InvalidValue, RunGone
 from pipeteer_django.pipelines.pipeline import Pipeline
-from pipeteer_django.queues import people
+from pipeteer_django.pipelines.workflow import Workflow
+from pipeteer_django.queues import people, runs
 from pipeteer_django.queues.available import Soon
 from pipeteer_django.queues.claim import plain
 from pipeteer_django.queues.database import DatabaseNow
@@ -24,9 +24,10 @@ from pipeteer_django.queues.hints import enqueued, wake_on_commit
 from pipeteer_django.queues.results import Run
 
 
-class InputQuerySet(models.QuerySet[Any]):
-    """Entries of one queue. The states are exact: each entry is in one of them, or about to be claimed again."""
+class OfPipeline:
+    """Mixin for what belongs to one pipeline's table: QuerySets and managers."""
 
+    model: Any
     _db: str | None
 
     @property
@@ -37,6 +38,10 @@ class InputQuerySet(models.QuerySet[Any]):
     @property
     def _alias(self) -> str:
         return self._db or router.db_for_write(self.model)
+
+
+class InputQuerySet(OfPipeline, models.QuerySet[Any]):
+    """Entries of one queue. The states are exact: each entry is in one of them, or about to be claimed again."""
 
     # States
 
@@ -72,7 +77,14 @@ class InputQuerySet(models.QuerySet[Any]):
 
     def restart(self) -> int:
         """Run entries, workflows above all, again from the beginning. Returns how many."""
-        return people.restart(self._pipeline, self._alias, list(self.values_list("pk", flat=True)))
+        return runs.restart(self._pipeline, self._alias, list(self.values_list("pk", flat=True)))
+
+    def cancel(self) -> int:
+        """Cancel runs: workflows that have begun get to clean up, everything else is deleted. Returns how many."""
+        ids = list(self.values_list("pk", flat=True))
+        if self._pipeline.kind == "workflow":
+            return runs.cancel(self._pipeline, self._alias, ids)
+        return people.remove(self._pipeline, self._alias, ids)
 
     def _engine(self) -> models.QuerySet[Any]:
         """The same rows, without the guards."""
@@ -151,17 +163,8 @@ class InputQuerySet(models.QuerySet[Any]):
         )
 
 
-class InputManager(models.Manager.from_queryset(InputQuerySet)):  # type: ignore[misc]
+class InputManager(OfPipeline, models.Manager.from_queryset(InputQuerySet)):  # type: ignore[misc]
     """`quad.Input.objects`: ways to put entries in and to hear of their results."""
-
-    @property
-    def _pipeline(self) -> Pipeline[Any, Any]:
-        pipeline: Pipeline[Any, Any] = self.model.pipeline
-        return pipeline
-
-    @property
-    def _alias(self) -> str:
-        return self._db or router.db_for_write(self.model)
 
     def enqueue(
         self,
@@ -260,6 +263,42 @@ class InputManager(models.Manager.from_queryset(InputQuerySet)):  # type: ignore
         """`push` for async code."""
         return await sync_to_async(self.push)(key, value)
 
+    # Runs of a workflow
+
+    def send(self, key: str, name: str, value: Any = None) -> None:
+        """See Workflow.send."""
+        runs.send(self._pipeline, self._alias, key, name, self._workflow.message_type(name).to_json(value))
+
+    async def asend(self, key: str, name: str, value: Any = None) -> None:
+        """`send` for async code."""
+        await sync_to_async(self.send)(key, name, value)
+
+    def cancel(self, key: str) -> int:
+        """See Workflow.cancel."""
+        queryset: Any = self.filter(key=key)
+        count: int = queryset.cancel()
+        return count
+
+    async def acancel(self, key: str) -> int:
+        """`cancel` for async code."""
+        return await sync_to_async(self.cancel)(key)
+
+    def rerun(self, key: str, from_step: int) -> Run:
+        """See Workflow.rerun."""
+        run_id = runs.rerun(self._workflow, self._alias, key, from_step)
+        entry = plain(self.model, self._alias).get(pk=run_id)
+        return self._run(entry)
+
+    def correct(self, key: str, step: int, value: Any) -> None:
+        """See Workflow.correct."""
+        runs.correct(self._workflow, self._alias, key, step, value)
+
+    @property
+    def _workflow(self) -> Workflow[Any, Any]:
+        if not isinstance(self._pipeline, Workflow):
+            raise TypeError(f"{self._pipeline.id} is no workflow: it has no steps and receives no messages.")
+        return self._pipeline
+
     # Looking
 
     def notify(self) -> None:
@@ -296,34 +335,3 @@ def _moment(delay: Any, run_after: Any) -> datetime:
         return Soon.after(delay or timedelta(0))
     except OverflowError as error:
         raise InvalidValue(f"delay {delay} ends after the year 9999.") from error
-
-
-class OutputQuerySet(models.QuerySet[Any]):
-    """Results of one pipeline."""
-
-    _db: str | None
-
-    @contextmanager
-    def consume(self, output: str = "output") -> Iterator[Any]:
-        """The oldest unconsumed row of `output`, locked, or None. Consumed if the block succeeds."""
-        using = self._db or router.db_for_write(self.model)
-        with transaction.atomic(using=using):
-            rows = plain(self.model, using).filter(output=output, consumed_at=None)
-            entry = rows.order_by("id").select_for_update(skip_locked=True).first()
-            yield entry
-            if entry is not None:
-                entry.consumed_at = timezone.now()
-                if not rows.filter(pk=entry.pk).update(consumed_at=entry.consumed_at):
-                    raise EntryChanged(f"{entry}: the output was consumed or deleted while the block ran.")
-
-
-class AllOutputs(models.Manager.from_queryset(OutputQuerySet)):  # type: ignore[misc]
-    """`quad.Output.everything`: consumed ones too (what the admin and dumpdata see)."""
-
-
-class UnconsumedOutputs(AllOutputs):
-    """`quad.Output.objects`: what nobody has consumed yet."""
-
-    def get_queryset(self) -> Any:
-        """Hide what was consumed."""
-        return super().get_queryset().filter(consumed_at=None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from asgiref.sync import sync_to_async
@@ -14,7 +15,35 @@ from pipeteer_django.conf import settings
 from pipeteer_django.exceptions import NotInTransaction, RunFailed, RunGone
 from pipeteer_django.pipelines.pipeline import Pipeline
 from pipeteer_django.queues.claim import plain
+from pipeteer_django.queues.database import DatabaseNow
 from pipeteer_django.wakeups import Waiter
+
+
+@dataclass(frozen=True, slots=True)
+class RunState:
+    """How far a run is, for people who wait for it."""
+
+    state: str
+    """ready, running, waiting, scheduled or failed, as the methods of its queue; finished; or gone without a result."""
+    progress: float | None = None
+    """What its workflow said last, from 0 to 1; and in words."""
+    text: str = ""
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will happen to it."""
+        return self.state in ("finished", "gone")
+
+
+def state_of(entry: Any, now: datetime) -> str:
+    """In which state of its queue an entry is at that time: the QuerySet's predicates, said of a row."""
+    if entry.failed_at is not None:
+        return "failed"
+    if entry.available_at is not None and entry.available_at <= now:
+        return "ready"
+    if entry.reserved_by:
+        return "running"
+    return "waiting" if entry.suspended else "scheduled"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +81,15 @@ class Run:
                     return found[0]
                 await waiter.await_wake(pause)
 
+    def state(self) -> RunState:
+        """How far it is now, without its value."""
+        entries = plain(self.pipeline.Input, self.using).annotate(database_now=DatabaseNow())
+        entry = entries.defer("value", "error").filter(pk=self.id).first()
+        if entry is not None:
+            return RunState(state_of(entry, entry.database_now), entry.progress, entry.progress_text)
+        finished = plain(self.pipeline.Output, self.using).filter(run_id=self.id).exists()
+        return RunState("finished", 1.0) if finished else RunState("gone")
+
     def look(self) -> tuple[Any] | None:
         """Look once: the value in a tuple, or None while it is not there. Raises RunFailed, RunGone."""
         found = self._finished()
@@ -69,7 +107,8 @@ class Run:
         failed_at, error = entry
         if failed_at is not None:
             last = error.strip().rsplit("\n", 1)[-1]
-            raise RunFailed(f"{self} was given up: {last} (let it run again with .retry())", error)
+            what_next = "let it go on with .retry(), or begin anew with .restart()"
+            raise RunFailed(f"{self} was given up: {last} ({what_next})", error)
         return None
 
     def _finished(self) -> tuple[Any] | None:

@@ -17,10 +17,11 @@ from django.db import connections, transaction
 from pipeteer_django.pipelines.outcome import Failure
 from pipeteer_django.pipelines.pipeline import Pipeline
 from pipeteer_django.pipelines.registry import registry
+from pipeteer_django.queues.cancel import ask_to_cancel, delete_unlocked
+from pipeteer_django.queues.children import children
 from pipeteer_django.queues.claim import plain
-from pipeteer_django.queues.database import begin, fetch
+from pipeteer_django.queues.database import ago, aware, begin, fetch, literal
 from pipeteer_django.queues.deliver import Result, record_results, step_model
-from pipeteer_django.queues.people import remove
 from pipeteer_django.queues.rows import lock, write
 
 PAGE = 500
@@ -31,14 +32,18 @@ Priorities = Mapping[str, Iterable[int]]
 """The priorities in use, by pipeline id."""
 
 
+_Walk = tuple[str, int, bool]
+"""A workflow's id, a priority, and whether it is about runs with a timer."""
+
+
 @dataclass(slots=True)
 class _Overlooked:
     """What the steps of some sleeping runs of one workflow show."""
 
     done: set[int] = field(default_factory=set)
     """Runs that have an event to take."""
-    still_open: dict[str, dict[int, tuple[int, int]]] = field(default_factory=lambda: defaultdict(dict))
-    """By pipeline and child: the run and the step that wait for it."""
+    still_open: dict[str, dict[int, int]] = field(default_factory=lambda: defaultdict(dict))
+    """By pipeline and step: the run that waits for it."""
 
 
 class Sweeper:
@@ -48,7 +53,10 @@ class Sweeper:
         self._pipelines = list(pipelines)
         self._workflows = {pipeline.id: pipeline for pipeline in pipelines if pipeline.kind == "workflow"}
         self._using = using
-        self._after: dict[tuple[str, int], int] = defaultdict(int)
+        self._walked: dict[_Walk, tuple[int, Any] | None] = {}
+        """How far the walks through sleeping runs have come: id and `available_at` of the last one seen."""
+        self._after: dict[str, int] = defaultdict(int)
+        """How far the walks through the queues' children have come."""
         self._next = 0
 
     def sweep(self, priorities: Priorities | None = None) -> set[str]:
@@ -65,33 +73,46 @@ class Sweeper:
 
     def _sleeping(self, priorities: Priorities) -> dict[str, dict[int, int]]:
         """Branches by run id, of each workflow: one statement, along the claim index."""
-        places = [(id, priority) for id in self._workflows for priority in sorted({0, *priorities.get(id, ())})]
-        found: dict[tuple[str, int], dict[int, int]] = defaultdict(dict)
-        if places:
-            looks = " UNION ALL ".join(self._look(number, place) for number, place in enumerate(places))
-            for number, run, branch in fetch(self._using, looks):
-                found[places[number]][run] = branch
-        for place in places:
-            page = found[place]
-            self._after[place] = max(page) if len(page) == PAGE else 0
+        walks = [
+            (id, priority, timed)
+            for id in self._workflows
+            for priority in sorted({0, *priorities.get(id, ())})
+            for timed in (False, True)
+        ]
+        found: dict[int, list[tuple[int, int, Any]]] = defaultdict(list)
+        if walks:
+            looks = " UNION ALL ".join(self._look(number, walk) for number, walk in enumerate(walks))
+            for number, *row in fetch(self._using, looks):
+                found[number].append((*row,))
         runs: dict[str, dict[int, int]] = defaultdict(dict)
-        for (id, _), page in found.items():
-            runs[id] |= page
+        for number, walk in enumerate(walks):
+            page = sorted(found[number], key=lambda row: (str(row[2]), row[0]))
+            self._walked[walk] = (page[-1][0], page[-1][2]) if len(page) == PAGE else None
+            runs[walk[0]] |= {run: branch for run, branch, _ in page}
         return {id: branches for id, branches in runs.items() if branches}
 
-    def _look(self, number: int, place: tuple[str, int]) -> str:
-        id, priority = place
-        table = connections[self._using].ops.quote_name(self._workflows[id].Input._meta.db_table)
-        # Asleep and failed entries are the ones that have no available_at; of the failed nothing is suspended.
+    def _look(self, number: int, walk: _Walk) -> str:
+        """A page of sleeping runs: those without a timer by id, or those with one by its time."""
+        id, priority, timed = walk
+        connection = connections[self._using]
+        table = connection.ops.quote_name(self._workflows[id].Input._meta.db_table)
+        after, when = self._walked.get(walk) or (0, None)
+        if not timed:
+            # Asleep and failed entries are the ones that have no available_at; of the failed nothing is suspended.
+            where = f"available_at IS NULL AND id > {after}"
+        elif when is None:
+            where = f"available_at > {ago(connection, 0)}"
+        else:
+            moment = literal(connection, aware(when))
+            where = f"(available_at > {moment} OR (available_at = {moment} AND id > {after}))"
         return (
-            f"SELECT * FROM (SELECT {number} AS n, id, branch FROM {table} WHERE priority = {priority} "
-            f"AND available_at IS NULL AND suspended AND id > {self._after[place]} "
-            f"ORDER BY id LIMIT {PAGE}) AS page{number}"
+            f"SELECT * FROM (SELECT {number} AS n, id, branch, available_at FROM {table} WHERE priority = {priority} "
+            f"AND suspended AND {where} ORDER BY available_at, id LIMIT {PAGE}) AS page{number}"
         )
 
     def _wake_overlooked(self, workflow: Pipeline[Any, Any], branches: Mapping[int, int]) -> set[str]:
         seen = self._steps(workflow, branches)
-        vanished = self._vanished(seen)
+        vanished = self._vanished(workflow, seen)
         return self._tell(workflow, seen.done, vanished) if seen.done or vanished else set()
 
     def _steps(self, workflow: Pipeline[Any, Any], branches: Mapping[int, int]) -> _Overlooked:
@@ -99,26 +120,24 @@ class Sweeper:
             run_id__in=list(branches), cancelled_at=None, order=None
         )
         seen = _Overlooked()
-        columns = ("id", "run_id", "branch", "pipeline", "child_id", "done_at")
-        for id, run, branch, child, child_id, done_at in steps.values_list(*columns):
+        for id, run, branch, child, done_at in steps.values_list("id", "run_id", "branch", "pipeline", "done_at"):
             if branch != branches[run]:
                 continue
             if done_at is not None:
                 seen.done.add(run)
-            elif child_id is not None:
-                seen.still_open[child][child_id] = (run, id)
+            else:
+                seen.still_open[child][id] = run
         return seen
 
-    def _vanished(self, seen: _Overlooked) -> dict[int, int]:
+    def _vanished(self, workflow: Pipeline[Any, Any], seen: _Overlooked) -> dict[int, int]:
         """The run by step id, of open steps whose entry is gone."""
         gone: dict[int, int] = {}
         for child, waiting in seen.still_open.items():
             pipeline = registry.get(child)
             if pipeline is None:
-                continue  # code that is not deployed here may still have it
-            entries = plain(pipeline.Input, self._using).filter(id__in=list(waiting))
-            alive = set(entries.values_list("id", flat=True))
-            gone |= {step: run for child_id, (run, step) in waiting.items() if child_id not in alive}
+                continue  # a timer; or code that is not deployed here may still have it
+            alive = set(children(pipeline, self._using, workflow.id, waiting).values_list("step_id", flat=True))
+            gone |= {step: run for step, run in waiting.items() if step not in alive}
         return gone
 
     def _tell(self, workflow: Pipeline[Any, Any], done: set[int], vanished: Mapping[int, int]) -> set[str]:
@@ -126,9 +145,9 @@ class Sweeper:
             now = begin(self._using)
             locked = lock(self._using, {workflow.id: done | set(vanished.values())}, wait=False)
             rows = locked[workflow.id]
-            results = {step: Result(None, _VANISHED) for step, run in vanished.items() if run in rows}
+            results = {step: Result(None, _VANISHED, now) for step, run in vanished.items() if run in rows}
             # A child that settled since we looked has set done_at: record_results leaves such a step alone.
-            record_results(self._using, workflow.id, results, now)
+            record_results(self._using, workflow.id, results)
             for row in rows.values():
                 if row.suspended:
                     row.deliver(now)
@@ -149,16 +168,17 @@ class Sweeper:
                 steps = plain(step_model(workflow), self._using)
                 cancelled = steps.filter(id__in=list(by_step), cancelled_at__isnull=False)
                 unwanted += [by_step[step] for step in cancelled.values_list("id", flat=True)]
-        if unwanted:
-            remove(pipeline, self._using, unwanted)
+        if not unwanted:
+            return
+        with transaction.atomic(using=self._using):
+            now = begin(self._using)
+            if pipeline.kind == "workflow":
+                ask_to_cancel(self._using, pipeline, unwanted, now)
+            else:
+                delete_unlocked(self._using, pipeline, unwanted)
 
     def _page(self, pipeline: Pipeline[Any, Any]) -> list[tuple[int, str, int | None]]:
-        place = (pipeline.id, _CHILDREN)
-        rows = plain(pipeline.Input, self._using).filter(id__gt=self._after[place]).order_by("id")
+        rows = plain(pipeline.Input, self._using).filter(id__gt=self._after[pipeline.id]).order_by("id")
         page = list(rows.values_list("id", "caller", "step_id")[:PAGE])
-        self._after[place] = page[-1][0] if len(page) == PAGE else 0
+        self._after[pipeline.id] = page[-1][0] if len(page) == PAGE else 0
         return page
-
-
-_CHILDREN = 1000
-"""Stands where a priority does, for the walk through a queue's children."""

@@ -7,19 +7,24 @@ import random
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from typing import Any
 
-from django.db import DatabaseError, InterfaceError, OperationalError, ProgrammingError, connections
+from django.db import DatabaseError, IntegrityError, InterfaceError, OperationalError, ProgrammingError, connections
+from django.utils import timezone
 
 from pipeteer_django.exceptions import LeaseLost
-from pipeteer_django.pipelines.outcome import Failure, Outcome, Parked
+from pipeteer_django.pipelines.outcome import Failure, Outcome, Parked, Waiting
 from pipeteer_django.pipelines.pipeline import Pipeline
 from pipeteer_django.pipelines.registry import registry
-from pipeteer_django.queues.claim import Claim, claim
+from pipeteer_django.queues.births import Cradle
+from pipeteer_django.queues.claim import Claim, Kept, claim, nothing_kept
 from pipeteer_django.queues.database import Strategy, begin, durable, is_contention
+from pipeteer_django.queues.peek import begin_turn
 from pipeteer_django.queues.rows import lock
-from pipeteer_django.queues.settle import Settled, Ticket, settle
+from pipeteer_django.queues.settle import settle
+from pipeteer_django.queues.tickets import Settled, Ticket
 
 logger = logging.getLogger("pipeteer_django.turn")
 
@@ -42,6 +47,10 @@ class Appetite:
     targets: Sequence[Target] = ()
     serves: frozenset[str] = frozenset()
     """Ids of pipelines that may be claimed as soon as this turn made work for them."""
+    kept: Kept = nothing_kept
+    """The runs that this process keeps in memory."""
+    ahead: timedelta = timedelta(0)
+    """How far a test has moved the time."""
 
 
 @dataclass(slots=True)
@@ -59,10 +68,20 @@ class Turn:
         """The wake-ups to publish: not for work that this turn has itself claimed to the last entry."""
         return self.settled.outputs | {id for id, priority in self.settled.ready if (id, priority) not in self.emptied}
 
+    @property
+    def changed(self) -> set[str]:
+        """Ids of the pipelines with rows that it changed, callers' steps included."""
+        moved: list[Ticket | Claim] = [*self.settled.done, *self.claims]
+        ids = {entry.pipeline.id for entry in moved} | {entry.caller for entry in moved}
+        return (ids | {id for id, _ in self.settled.ready}) - {""}
 
-def ticket_of(claim: Claim, outcome: Outcome) -> Ticket:
-    """The right to settle a claim with this outcome."""
-    return Ticket(claim.pipeline, claim.id, claim.epoch, outcome, claim.deliveries, claim.caller, claim.step_id)
+
+def ticket_of(claim: Claim, outcome: Outcome, holder: str = "") -> Ticket:
+    """The right to settle a claim with this outcome, which came about now. `holder` keeps the run in memory."""
+    return Ticket(
+        claim.pipeline, claim.id, claim.epoch, outcome, claim.deliveries, claim.caller, claim.step_id,
+        at=timezone.now() + claim.ahead, claim=claim, holder=holder,
+    )  # fmt: skip
 
 
 def take_turn(tickets: Sequence[Ticket], appetite: Appetite, *, using: str, commit: Strategy = durable) -> Turn:
@@ -86,7 +105,9 @@ def _rerun(tickets: Sequence[Ticket], appetite: Appetite, using: str, commit: St
         try:
             return _proved(tickets, appetite, using, commit)
         except (DatabaseError, LeaseLost) as error:
-            if not (is_contention(error) or isinstance(error, LeaseLost)) or number == _RERUNS - 1:
+            # A key that was taken while the turn looked will be seen by the next.
+            again = isinstance(error, LeaseLost) or (isinstance(error, IntegrityError) and number == 0)
+            if not (again or is_contention(error)) or number == _RERUNS - 1:
                 raise
             time.sleep(random.uniform(0.2, 1.0) * 0.01 * 2**number)
     raise AssertionError("unreachable")
@@ -113,11 +134,18 @@ def _proved(tickets: Sequence[Ticket], appetite: Appetite, using: str, commit: S
 
 
 def _do(turn: Turn, tickets: Sequence[Ticket], appetite: Appetite, using: str) -> None:
-    now = begin(using)
-    if tickets:
-        turn.settled = settle(tickets, using=using, now=now)
-    targets = _with_new_work(appetite, turn.settled)
+    waits = any(isinstance(ticket.outcome, Waiting) for ticket in tickets)
+    now, on_hold = begin_turn(using) if waits else (begin(using), set())
+    now += appetite.ahead
     left, threads = appetite.slots, appetite.threads
+    if tickets:
+        # Not while others wait: what is born would always be served before them.
+        cradle = None if appetite.targets else Cradle(appetite.worker, left, threads, appetite.serves, on_hold)
+        turn.settled = settle(tickets, using=using, now=now, on_hold=on_hold, cradle=cradle)
+        turn.claims += turn.settled.claims
+        if cradle is not None:
+            left, threads = cradle.slots, cradle.threads
+    targets = _with_new_work(appetite, turn.settled)
     for number, (pipeline, priority) in enumerate(targets):
         if left <= 0 or turn.suspect_waits:
             break
@@ -128,7 +156,7 @@ def _do(turn: Turn, tickets: Sequence[Ticket], appetite: Appetite, using: str) -
             continue
         got = claim(
             pipeline, using, priority=priority, limit=share, now=now, worker=appetite.worker,
-            alone=appetite.alone and not turn.claims,
+            alone=appetite.alone and not turn.claims, kept=appetite.kept,
         )  # fmt: skip
         turn.claims += got.claims
         turn.suspect_waits = got.suspect_first
@@ -138,6 +166,8 @@ def _do(turn: Turn, tickets: Sequence[Ticket], appetite: Appetite, using: str) -
             turn.emptied.add((pipeline.id, priority))
         if any(entry.crashes for entry in got.claims):
             break  # it runs alone
+    for entry in turn.claims:
+        entry.ahead = appetite.ahead
 
 
 def _with_new_work(appetite: Appetite, settled: Settled) -> list[Target]:
@@ -152,7 +182,7 @@ def _one_by_one(tickets: Sequence[Ticket], error: Exception, using: str, commit:
         (ticket,) = tickets
         if isinstance(ticket.outcome, Parked):
             raise error
-        parked = Ticket(ticket.pipeline, ticket.id, ticket.epoch, Parked(Failure.of(error)))
+        parked = replace(ticket, outcome=Parked(Failure.of(error)))
         return take_turn([parked], Appetite(""), using=using, commit=commit)
     together = Turn()
     for ticket in tickets:
@@ -164,8 +194,12 @@ def _merge(into: Settled, more: Settled) -> None:
     into.done += more.done
     into.lost += more.lost
     into.later += more.later
+    into.cold += more.cold
+    into.born |= more.born
+    into.epochs |= more.epochs
     into.outputs |= more.outputs
     into.ready |= more.ready
+    into.soonest = min(into.soonest, more.soonest)
     into.dropped += more.dropped
 
 
@@ -193,7 +227,9 @@ def resolve(
             wanted[entry.pipeline.id].add(entry.id)
         locked = lock(using, wanted, wait=True)
     rows = {(id, row.id): row for id, by_id in locked.items() for row in by_id.values()}
-    if any((row := rows.get((t.pipeline.id, t.id))) and row.epoch == t.epoch for t in settled.done):
-        return None
+    if any(
+        (row := rows.get((t.pipeline.id, t.id))) and row.epoch == t.epoch for t in settled.done if not t.advanced_by
+    ):
+        return None  # (an advanced run's row may stay as it is; its children tell)
     standing = [c for c in claims if (row := rows.get((c.pipeline.id, c.id))) and row.held_by(worker, c.epoch)]
     return standing if standing or settled.done else None

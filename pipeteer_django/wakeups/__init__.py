@@ -2,13 +2,16 @@
 
 from . import publisher, subscriber
 from .addresses import check_url
+from .changes import tell_changed
 from .probe import answers
 from .proxy import Proxy
 from .publisher import flush, publish
 from .subscriber import Subscription, listen
 from .waiter import Waiter
 
-__all__ = ["Proxy", "Subscription", "Waiter", "answers", "check_url", "close", "flush", "listen", "publish"]
+__all__ = [
+    "Proxy", "Subscription", "Waiter", "answers", "check_url", "close", "flush", "listen", "publish", "tell_changed",
+]  # fmt: skip
 
 
 def close() -> None:

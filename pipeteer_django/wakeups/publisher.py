@@ -16,7 +16,7 @@ from django.core.signals import setting_changed
 from pipeteer_django import conf
 
 from .link import Bell, Link
-from .topics import encode
+from .topics import CHANGES, encode
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +24,8 @@ MAX_PENDING = 1000
 """Topics kept while no proxy answers; beyond it the oldest are dropped."""
 SETTLE = 0.3
 """Seconds a topic waits, once connected, for somebody to subscribe to it; after that nobody hears it: dropped."""
+CALM = 0.1
+"""Seconds between two times that the same change is told: a busy worker changes rows a thousand times a second."""
 RETRY = 0.02
 """Seconds between two looks at topics that cannot leave yet."""
 EXIT_PATIENCE = 0.8
@@ -32,6 +34,8 @@ REFUSED_PATIENCE = 0.2
 """The same when nothing answers."""
 LINGER = 0.2
 """Seconds for the network layer to send what it was given, at the end."""
+
+_CHANGES = CHANGES.encode()
 
 
 def publish(topic: str) -> None:
@@ -74,10 +78,16 @@ class _Publisher:
         self._sending = False
         self._leaving: tuple[float, float] | None = None
         self._prefixes: set[bytes] = set()
+        self._told: dict[bytes, float] = {}
+        """When a change was last told."""
+        self._deaf_since: float | None = None
+        """Connected since then, and nobody has asked for changes."""
         self._thread = threading.Thread(target=self._run, name="pipeteer-publisher", daemon=True)
         self._thread.start()
 
     def add(self, frame: bytes) -> None:
+        if frame.startswith(_CHANGES) and (frame in self._pending or self._nobody_looks()):
+            return  # without the lock: what is still pending leaves later than this
         with self._changed:
             self._pending.setdefault(frame, time.monotonic())
             self._trim()
@@ -117,6 +127,10 @@ class _Publisher:
         limit = min(patience, REFUSED_PATIENCE) if link.refused else patience
         return not self._pending or time.monotonic() >= since + limit
 
+    def _nobody_looks(self) -> bool:
+        since = self._deaf_since
+        return since is not None and time.monotonic() > since + SETTLE
+
     def _patience(self, link: Link) -> float | None:
         waiting = self._pending and link.connected_at is not None
         return RETRY if waiting or self._leaving else None
@@ -127,6 +141,8 @@ class _Publisher:
                 self._prefixes.add(frame[1:])
             elif frame[:1] == b"\x00":
                 self._prefixes.discard(frame[1:])
+        asked = any(prefix.startswith(_CHANGES) for prefix in self._prefixes)
+        self._deaf_since = None if asked else link.connected_at
 
     def _send(self, link: Link) -> None:
         if link.connected_at is None:
@@ -134,28 +150,31 @@ class _Publisher:
         with self._changed:
             # Taken before it is sent: a topic published meanwhile is new, not the one that is just leaving.
             taken, self._pending, self._sending = self._pending, {}, True
-        kept = {
-            frame: published
-            for frame, published in taken.items()
-            if not self._left(frame, link, waiting_since=max(published, link.connected_at))
-        }
+        kept = {frame: published for frame, published in taken.items() if not self._left(frame, link, published)}
         with self._changed:
             self._pending, self._sending = kept | self._pending, False
             self._trim()
             if not self._pending:
                 self._changed.notify_all()
 
-    def _left(self, frame: bytes, link: Link, waiting_since: float) -> bool:
+    def _left(self, frame: bytes, link: Link, published: float) -> bool:
         """Send `frame` if someone hears it; whether it is done with."""
-        if not self._heard(frame):
-            return time.monotonic() > waiting_since + SETTLE
+        now, change, connected_at = time.monotonic(), frame.startswith(_CHANGES), link.connected_at or 0.0
+        if change and now < self._told.get(frame, 0.0) + CALM:
+            return False
+        if not self._heard(frame, len(_CHANGES) if change else 0):
+            return now > (connected_at if change else max(published, connected_at)) + SETTLE
         with contextlib.suppress(zmq.Again):
             link.socket.send(frame, zmq.NOBLOCK)
+            if change:
+                self._told[frame] = now
             return True
         return False
 
-    def _heard(self, frame: bytes) -> bool:
-        return bool(self._prefixes) and any(frame[:length] in self._prefixes for length in range(len(frame) + 1))
+    def _heard(self, frame: bytes, shortest: int) -> bool:
+        """Whether somebody has subscribed to a beginning of it that has at least so many bytes."""
+        lengths = range(shortest, len(frame) + 1)
+        return bool(self._prefixes) and any(frame[:length] in self._prefixes for length in lengths)
 
     def _trim(self) -> None:
         while len(self._pending) > MAX_PENDING:

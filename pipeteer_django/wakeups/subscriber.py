@@ -17,7 +17,7 @@ from pipeteer_django import conf
 
 from .addresses import check_url
 from .link import Bell, Link
-from .topics import decode
+from .topics import CHANGES, decode
 
 logger = logging.getLogger(__name__)
 
@@ -25,9 +25,10 @@ IDLE = 5.0
 """Seconds the thread outlives its last subscription, so that a web process does not reconnect for every request."""
 
 
-def listen(callback: Callable[[str], None]) -> Subscription:
+def listen(callback: Callable[[str], None], *, changes: bool = False) -> Subscription:
     """Call `callback(topic)` for every wake-up, in a thread of this process, until the subscription is closed.
 
+    With `changes` it is not called for wake-ups, but with the ids of pipelines that have rows that changed.
     The callback must be quick and must not block; what it raises is logged. With `WAKEUPS` off it is never called.
     Raises ImproperlyConfigured for an address that `check_url` refuses.
     """
@@ -37,7 +38,7 @@ def listen(callback: Callable[[str], None]) -> Subscription:
     with _guard:
         listener = _running()
         subscription = Subscription(listener)
-        listener.callbacks[subscription] = callback
+        listener.add(subscription, callback, changes)
     return subscription
 
 
@@ -86,6 +87,9 @@ class _Listener:
 
     def __init__(self, url: str) -> None:
         self.callbacks: dict[Subscription, Callable[[str], None]] = {}
+        self.for_changes: set[Subscription] = set()
+        """Those of the callbacks that are called for changes, and only for them."""
+        self._minds_changes = False
         self.settled = threading.Event()
         self.ended = False
         self._url = url
@@ -96,11 +100,18 @@ class _Listener:
         self._thread = threading.Thread(target=self._run, name="pipeteer-subscriber", daemon=True)
         self._thread.start()
 
+    def add(self, subscription: Subscription, callback: Callable[[str], None], changes: bool) -> None:
+        self.callbacks[subscription] = callback
+        if changes:
+            self.for_changes.add(subscription)
+            self._bell.ring()
+
     def forget(self, subscription: Subscription) -> None:
         self.callbacks.pop(subscription, None)
+        self.for_changes.discard(subscription)
         if not self.callbacks:
             self._idle_since = time.monotonic()
-            self._bell.ring()
+        self._bell.ring()
 
     def stop(self) -> None:
         self._stopping = True
@@ -123,11 +134,18 @@ class _Listener:
 
     def _serve(self, link: Link) -> None:
         while not self._finished():
+            self._mind_changes(link)
             link.poll(None if self.callbacks else IDLE)
             if link.refused or link.connected_at is not None:
                 self.settled.set()
             for frames in link.received():
                 self._hear(frames)
+
+    def _mind_changes(self, link: Link) -> None:
+        """Subscribe to changes while somebody here wants them; that is how publishers know."""
+        if self._minds_changes != bool(self.for_changes):
+            self._minds_changes = bool(self.for_changes)
+            link.socket.setsockopt(zmq.SUBSCRIBE if self._minds_changes else zmq.UNSUBSCRIBE, CHANGES.encode())
 
     def _finished(self) -> bool:
         with _guard:  # decided where `listen` looks, so that no subscription joins a thread that is ending
@@ -141,10 +159,11 @@ class _Listener:
             self._malformed += 1
             logger.debug("Dropped a malformed wake-up, %d so far.", self._malformed)
             return
+        changed = topic.startswith(CHANGES)
         with _guard:
-            callbacks = list(self.callbacks.values())
+            callbacks = [call for who, call in self.callbacks.items() if changed == (who in self.for_changes)]
         for callback in callbacks:
-            _call(callback, topic)
+            _call(callback, topic.removeprefix(CHANGES) if changed else topic)
 
 
 def _call(callback: Callable[[str], None], topic: str) -> None:

@@ -7,6 +7,11 @@ import re
 MAX_TOPIC_BYTES = 128
 MAX_FRAME_BYTES = 1024
 """What any socket here accepts (MAXMSGSIZE); more ends that connection."""
+CHANGES = ":changed:"
+"""How the topics begin that say that rows of a pipeline changed, for pages that show them; its id follows.
+
+They are for those who subscribe to this very prefix, and are not sent while nobody does.
+"""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 

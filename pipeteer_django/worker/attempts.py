@@ -8,6 +8,8 @@ import random
 import uuid
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from datetime import UTC
+from functools import partial
 from typing import Any
 
 from asgiref.sync import SyncToAsync, ThreadSensitiveContext, async_to_sync, sync_to_async
@@ -17,14 +19,16 @@ from pipeteer_django.conf import settings
 from pipeteer_django.exceptions import BrokenAtomicity, InvalidValue, LeaseLost
 from pipeteer_django.pipelines import replay
 from pipeteer_django.pipelines.activity import Activity
+from pipeteer_django.pipelines.calls import Spec
 from pipeteer_django.pipelines.context import Context, EntryLogger
-from pipeteer_django.pipelines.outcome import Done, Failed, Failure, Outcome, Parked, Released, Retry
+from pipeteer_django.pipelines.outcome import LOST_WORKER, Done, Failed, Failure, Outcome, Parked, Released, Retry
 from pipeteer_django.pipelines.references import ModelReference
 from pipeteer_django.pipelines.registry import registry
+from pipeteer_django.pipelines.workflow import Workflow
 from pipeteer_django.queues.atomic import run_atomic
 from pipeteer_django.queues.claim import Claim
 from pipeteer_django.queues.database import Strategy, durable, session_id, tidy
-from pipeteer_django.queues.settle import Settled
+from pipeteer_django.queues.tickets import Settled
 
 logger = logging.getLogger("pipeteer_django.worker")
 
@@ -56,12 +60,16 @@ class Attempt:
         assert isinstance(self.claim.pipeline, Activity)
         return self.claim.pipeline
 
+    def after_error(self, error: BaseException) -> Retry | Failed:
+        """What follows when it raised this."""
+        return self.activity.after_error(error, self.claim.attempt, self.claim.max_attempts)
+
 
 def refuse(claim: Claim) -> Outcome | None:
     """What happens to a claim that cannot be run at all."""
     if claim.crashes >= settings().MAX_CRASHES:
         text = (
-            f"The worker was lost {claim.crashes} times while it ran this entry (killed, out of memory, crashed or "
+            f"{LOST_WORKER} {claim.crashes} times while it ran this entry (killed, out of memory, crashed or "
             "stuck). Look at the worker's logs, then retry it."
         )
         return Parked(Failure("Crashed", text, text))
@@ -76,19 +84,26 @@ def decode(claim: Claim) -> Any:
 
 
 def run_workflow(claim: Claim) -> Outcome:
-    """Replay a workflow over its steps. Pure: no I/O, called on the loop's thread."""
+    """Replay a workflow over its record. Pure: no I/O."""
     try:
-        value = decode(claim)
+        return replay.run(spec_of(claim), claim.record, claim.now)
     except InvalidValue as error:
         return Parked(Failure.of(error))
-    return replay.run(
-        _two_parameters(claim),
-        value,
-        pipeline=claim.pipeline.id,
+
+
+def spec_of(claim: Claim) -> Spec:
+    """What a claimed workflow is a run of; raises InvalidValue where its value no longer fits the code."""
+    workflow = claim.pipeline
+    assert isinstance(workflow, Workflow)
+    return Spec(
+        function=_two_parameters(claim),
+        value=decode(claim),
+        pipeline=workflow.id,
         key=claim.key,
         run_id=claim.id,
-        output=claim.pipeline.output,
-        steps=claim.steps,
+        input=workflow.input,
+        output=workflow.output,
+        messages=workflow.messages,
         started_at=claim.started_at,
     )
 
@@ -120,14 +135,14 @@ def run_on_thread(attempt: Attempt, commit: Strategy = durable) -> Ended:
         return Done(_call(attempt))
     except LeaseLost:
         return None
-    except _Misfit as error:
+    except Misfit as error:
         return Parked(Failure.of(error.__cause__ or error))
-    except _BadResult as error:
+    except BadResult as error:
         return Failed(Failure.of(error.__cause__ or error))
     except BrokenAtomicity as error:
         return Parked(Failure.of(error))
     except BaseException as error:
-        return _not_the_bodys_fault(attempt, error) or attempt.activity.after_error(error, attempt.claim.attempt)
+        return _not_the_bodys_fault(attempt, error) or attempt.after_error(error)
     finally:
         attempt.session = None
         tidy()
@@ -159,11 +174,16 @@ def _not_the_bodys_fault(attempt: Attempt, error: BaseException) -> Released | R
 
 
 def _call(attempt: Attempt) -> Any:
+    return checked(attempt, bound(attempt)())
+
+
+def bound(attempt: Attempt) -> Callable[[], Any]:
+    """The body with its arguments, to be called on this thread; raises Misfit."""
     arguments = _arguments(attempt, _loaded(attempt))
     function = attempt.activity.function
     if attempt.activity.is_async:
         function = async_to_sync(_with_timeout(attempt))
-    return _checked(attempt, function(*arguments))
+    return partial(function, *arguments)
 
 
 def _with_timeout(attempt: Attempt) -> Callable[..., Any]:
@@ -174,19 +194,20 @@ def _with_timeout(attempt: Attempt) -> Callable[..., Any]:
     return call
 
 
-class _Misfit(Exception):
+class Misfit(Exception):
     """The stored value does not fit (its cause says why): not an error of the body."""
 
 
-class _BadResult(Exception):
+class BadResult(Exception):
     """The result does not fit the annotation (its cause says why); it would not fit the next time either."""
 
 
-def _checked(attempt: Attempt, result: Any) -> Any:
+def checked(attempt: Attempt, result: Any) -> Any:
+    """What the body returned, in the form its Output column takes; raises BadResult."""
     try:
         return attempt.activity.output.check(result)
     except InvalidValue as error:
-        raise _BadResult from error
+        raise BadResult from error
 
 
 def _loaded(attempt: Attempt) -> Any:
@@ -194,7 +215,7 @@ def _loaded(attempt: Attempt) -> Any:
         value = decode(attempt.claim)
         return _row(value, attempt.using) if isinstance(value, ModelReference) else value
     except InvalidValue as error:
-        raise _Misfit from error
+        raise Misfit from error
 
 
 def _row(reference: ModelReference, using: str) -> Any:
@@ -206,11 +227,13 @@ def _row(reference: ModelReference, using: str) -> Any:
 
 def _context(attempt: Attempt) -> Context:
     claim = attempt.claim
+    # To the millisecond, which is what fixtures keep: the same key on whatever machine the run goes on.
+    created_at = claim.created_at.astimezone(UTC).isoformat(timespec="milliseconds")
     return Context(
         key=claim.key,
         run_id=claim.id,
         attempt=claim.attempt,
-        idempotency_key=str(uuid.uuid5(_NAMESPACE, f"{claim.pipeline.id} {claim.id} {claim.created_at.isoformat()}")),
+        idempotency_key=str(uuid.uuid5(_NAMESPACE, f"{claim.pipeline.id} {claim.id} {created_at}")),
         log=EntryLogger(claim.pipeline.id, claim.key),
         app=attempt.app,
     )
@@ -223,15 +246,15 @@ async def run_on_loop(attempt: Attempt) -> Ended:
             value = await _on_thread_if_row(attempt)
             arguments = _arguments(attempt, value)
             result = await _within(attempt.activity.timeout, attempt.activity.function(*arguments))
-            return Done(_checked(attempt, result))
-        except _Misfit as error:
+            return Done(checked(attempt, result))
+        except Misfit as error:
             return Parked(Failure.of(error.__cause__ or error))
-        except _BadResult as error:
+        except BadResult as error:
             return Failed(Failure.of(error.__cause__ or error))
         except BaseException as error:
             if isinstance(error, asyncio.CancelledError) and _cancelled_by_worker():
                 return None
-            return attempt.activity.after_error(error, attempt.claim.attempt)
+            return attempt.after_error(error)
         finally:
             if context in SyncToAsync.context_to_thread_executor:
                 await sync_to_async(connections.close_all)()

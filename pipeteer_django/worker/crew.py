@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from pipeteer_django.pipelines.outcome import Failure, Parked
 from pipeteer_django.queues.claim import Claim, lease
-from pipeteer_django.worker.attempts import Attempt, Ended, refuse, run_on_loop, run_on_thread, run_workflow
+from pipeteer_django.worker.attempts import Attempt, Ended, refuse, run_on_loop, run_on_thread
 
 logger = logging.getLogger("pipeteer_django.worker")
 
@@ -41,11 +42,19 @@ class Running:
 class Crew:
     """Runs up to `size` attempts, up to `threads` of them on threads.
 
-    `ended` is called on the loop's thread with each claim and how it ended.
+    `workflow` runs a claimed workflow; `ended` is called with each claim and how it ended; both on the loop's thread.
     """
 
-    def __init__(self, size: int, threads: int, using: str, app: Any, ended: Callable[[Claim, Ended], None]) -> None:
-        self._size, self._using, self._app, self._ended = size, using, app, ended
+    def __init__(
+        self,
+        size: int,
+        threads: int,
+        using: str,
+        app: Any,
+        workflow: Callable[[Claim], Ended],
+        ended: Callable[[Claim, Ended], None],
+    ) -> None:
+        self._size, self._using, self._app, self._workflow, self._ended = size, using, app, workflow, ended
         self._free_threads = self._all_threads = threads
         self._stuck: set[int] = set()
         """The attempts, by identity, that are past their timeout and still hold a thread."""
@@ -109,7 +118,14 @@ class Crew:
             running.task = loop.create_task(self._run(running))
 
     def _replay(self, running: Running) -> None:
-        self._end(running, run_workflow(running.attempt.claim))
+        claim = running.attempt.claim
+        outcome: Ended
+        try:
+            outcome = self._workflow(claim)
+        except Exception as error:
+            logger.exception("Running %s %r failed outside its code.", claim.pipeline.id, claim.key)
+            outcome = Parked(Failure.of(error))
+        self._end(running, outcome)
 
     async def _run(self, running: Running) -> None:
         attempt = running.attempt
@@ -117,7 +133,7 @@ class Crew:
             self._end(running, await (self._on_thread if attempt.activity.threaded else run_on_loop)(attempt))
         except Exception as error:
             logger.exception("Running %s %r failed outside its body.", attempt.activity.id, attempt.claim.key)
-            self._end(running, attempt.activity.after_error(error, attempt.claim.attempt))
+            self._end(running, attempt.after_error(error))
 
     async def _on_thread(self, attempt: Attempt) -> Ended:
         body = asyncio.get_running_loop().run_in_executor(self._threads, run_on_thread, attempt)
@@ -130,7 +146,7 @@ class Crew:
             attempt.abandoned = True
             self.left_behind = True
             self._stuck.add(id(attempt))
-            return attempt.activity.after_error(error, attempt.claim.attempt)
+            return attempt.after_error(error)
 
     def _thread_ended(self, attempt: Attempt) -> None:
         self._free_threads += 1
@@ -174,8 +190,3 @@ class Crew:
 def _has_thread(running: Running) -> bool:
     """An async body may have one, too: `asyncio.to_thread` and `sync_to_async` start them."""
     return running.attempt.claim.pipeline.kind == "activity"
-
-
-def sessions(attempts: Iterable[Attempt]) -> list[Any]:
-    """The database sessions of atomic bodies among these."""
-    return [attempt.session for attempt in attempts if attempt.session is not None]

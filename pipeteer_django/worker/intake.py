@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import timedelta
 from typing import Any
 
 from pipeteer_django.conf import settings
@@ -20,15 +20,21 @@ _AT_ONCE = 100
 class Intake:
     """Targets are (pipeline, priority). A hot one had work when last seen. Used from the database thread."""
 
-    def __init__(self, pipelines: Sequence[Pipeline[Any, Any]], using: str) -> None:
+    def __init__(self, pipelines: Sequence[Pipeline[Any, Any]], using: str, worker: str) -> None:
         self._pipelines = {pipeline.id: pipeline for pipeline in pipelines}
-        self._using = using
+        self._using, self._worker = using, worker
         self.priorities: dict[str, set[int]] = {id: {0} for id in self._pipelines}
         """Priorities met so far; a project uses a few of the 201."""
         self._hot: dict[tuple[str, int], None] = {}
         self._turns = 0
+        self._others = False
+        """Whether some runs are awake that are left to other workers for a moment."""
         self.next_look = 0.0
         """When to look again (monotonic clock): at the next due time, at the latest after the poll interval."""
+        self.next_due: timedelta | None = None
+        """How long after the last look more will be due."""
+        self.ahead = timedelta(0)
+        """How far a test has moved the time."""
 
     @property
     def hot(self) -> bool:
@@ -64,27 +70,33 @@ class Intake:
 
     def look(self) -> None:
         """Ask all queues in one statement where work is due, and when more will be."""
-        later: list[float] = []
+        later: list[timedelta] = []
+        self._others = False
         ids = list(self._pipelines)
         for start in range(0, len(ids), _AT_ONCE):
             later += self._look_at(ids[start : start + _AT_ONCE])
-        pause = min([settings().POLL_INTERVAL, *(max(seconds, 0.001) for seconds in later)])
+        self.next_due = min(later, default=None)
+        pause = settings().POLL_INTERVAL
+        if self.next_due is not None:
+            pause = min(pause, max(self.next_due.total_seconds(), 0.001))
         self.next_look = time.monotonic() + pause
 
-    def _look_at(self, ids: Sequence[str]) -> list[float]:
+    def _look_at(self, ids: Sequence[str]) -> list[timedelta]:
         seen = self._peek(ids)
         while seen.unknown:
             for id, priority in seen.unknown:
                 self.priorities[id].add(priority)
             seen = self._peek(ids)
+        self._others |= seen.others
+        now = seen.now + self.ahead
         for target, due in seen.due.items():
-            if due <= seen.now:
+            if due <= now:
                 self._hot[target] = None
-        return [_seconds(due, seen.now) for due in seen.due.values() if due > seen.now]
+        return [due - now for due in seen.due.values() if due > now]
 
     def _peek(self, ids: Sequence[str]) -> Peeked:
-        queues = {id: (self._pipelines[id].Input, tuple(self.priorities[id])) for id in ids}
-        return peek(self._using, queues)
+        queues = {id: (self._pipelines[id], tuple(self.priorities[id])) for id in ids}
+        return peek(self._using, self._worker, queues)
 
     def learn(self, turn: Turn) -> None:
         """Take note of what a committed turn found and made."""
@@ -92,6 +104,7 @@ class Intake:
             if id in self._pipelines:
                 self.priorities[id].add(priority)
                 self._hot[id, priority] = None
+        self.next_look = min(self.next_look, time.monotonic() + turn.settled.soonest)
         for target in turn.emptied:
             self._hot.pop(target, None)
 
@@ -99,7 +112,7 @@ class Intake:
         """Whether nothing is ready, running anywhere, or between two attempts (delayed and waiting ones may be)."""
         self.look()
         under_way = {"failed_at": None, "available_at__isnull": False, "attempt__gt": 0}
-        return not self._hot and not any(
+        return not (self._hot or self._others) and not any(
             plain(pipeline.Input, self._using).filter(**under_way).exists() for pipeline in self._pipelines.values()
         )
 
@@ -108,7 +121,3 @@ class Intake:
         return sum(
             plain(pipeline.Input, self._using).filter(failed_at=None).count() for pipeline in self._pipelines.values()
         )
-
-
-def _seconds(due: datetime, now: datetime) -> float:
-    return (due - now).total_seconds()

@@ -7,9 +7,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from pipeteer_django.pipelines.outcome import Done, Failed, Failure, Parked, Released, Retry, Waiting
+from pipeteer_django.pipelines.outcome import (
+    Cancelled,
+    Continued,
+    Done,
+    Failed,
+    Failure,
+    Parked,
+    Released,
+    Retry,
+    Waiting,
+)
 from pipeteer_django.queues.claim import Claim
-from pipeteer_django.queues.settle import Settled, Ticket
+from pipeteer_django.queues.tickets import Settled, Ticket
 from pipeteer_django.signals import attempt_finished, attempt_started, entry_failed, lease_lost, run_finished
 
 logger = logging.getLogger("pipeteer_django.worker")
@@ -24,6 +34,7 @@ class Counts:
     retry: int = 0
     failed: int = 0
     lost: int = 0
+    replayed: int = 0
 
     def add(self, settled: Settled) -> None:
         """Count a committed turn."""
@@ -35,13 +46,18 @@ class Counts:
 
     def __str__(self) -> str:
         text = f"{self.done} done, {self.waiting} suspensions, {self.retry} retries, {self.failed} given up"
+        text += f", {self.replayed} steps replayed" if self.replayed else ""
         return text + (f", {self.lost} lost leases" if self.lost else "")
 
 
-_NAMES = {Done: "done", Waiting: "waiting", Retry: "retry", Failed: "failed", Parked: "failed", Released: "released"}
+_NAMES = {
+    Done: "done", Waiting: "waiting", Continued: "continued", Cancelled: "cancelled", Retry: "retry", Failed: "failed",
+    Parked: "failed", Released: "released",
+}  # fmt: skip
 
-Claims = dict[tuple[str, int], Claim]
-"""Claims by pipeline id and run id."""
+
+LONG = 10_000
+"""A run is told about, once, when its record has so many steps."""
 
 
 def report_started(claims: Iterable[Claim]) -> None:
@@ -53,13 +69,19 @@ def report_started(claims: Iterable[Claim]) -> None:
             attempt_started.send_robust(claim.pipeline, run_id=claim.id, key=claim.key, attempt=claim.attempt)
 
 
-def report_settled(settled: Settled, claims: Claims) -> None:
+def report_settled(settled: Settled) -> None:
     """Send what a committed turn did. Called outside transactions, on a thread where receivers may use the ORM."""
     for ticket in settled.done:
-        _report(ticket, claims, _NAMES.get(type(ticket.outcome), "removed"))
+        _report(ticket, _NAMES.get(type(ticket.outcome), "removed"))
     for ticket in settled.lost:
-        if claim := claims.get((ticket.pipeline.id, ticket.id)):
-            report_lost(claim)
+        if ticket.claim:
+            report_lost(ticket.claim)
+    for (workflow, run_id), steps in settled.born.items():
+        if LONG in steps:
+            logger.warning(
+                "%s, run %d: its record has %d steps, slow to replay. Let it begin again with ctx.continue_as_new.",
+                workflow, run_id, LONG,
+            )  # fmt: skip
 
 
 def report_lost(claim: Claim) -> None:
@@ -69,15 +91,15 @@ def report_lost(claim: Claim) -> None:
     lease_lost.send_robust(claim.pipeline, **common)
 
 
-def _report(ticket: Ticket, claims: Claims, outcome: str) -> None:
-    claim = claims.get((ticket.pipeline.id, ticket.id))
+def _report(ticket: Ticket, outcome: str) -> None:
+    claim = ticket.claim
     if claim is None:
         return
     common = {"run_id": claim.id, "key": claim.key, "attempt": claim.attempt}
     if attempt_finished.has_listeners(claim.pipeline):
         attempt_finished.send_robust(claim.pipeline, outcome=outcome, **common)
     failure = getattr(ticket.outcome, "failure", None)
-    if failure is not None:
+    if failure is not None and outcome != "cancelled":
         gave_up = not isinstance(ticket.outcome, Retry)
         entry_failed.send_robust(
             claim.pipeline, failure=failure, error=failure.traceback, gave_up=gave_up, outcome=ticket.outcome, **common

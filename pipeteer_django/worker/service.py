@@ -21,7 +21,7 @@ from pipeteer_django.models import Queue
 from pipeteer_django.models import Worker as WorkerRow
 from pipeteer_django.pipelines.pipeline import Pipeline
 from pipeteer_django.pipelines.registry import registry
-from pipeteer_django.queues.database import shortcomings
+from pipeteer_django.queues.fitness import shortcomings
 from pipeteer_django.wakeups import close
 from pipeteer_django.worker.hosting import Host
 from pipeteer_django.worker.worker import Worker

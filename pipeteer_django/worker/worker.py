@@ -11,39 +11,34 @@ import contextlib
 import logging
 import os
 import random
+import re
 import secrets
 import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from django.db import DatabaseError, InterfaceError, ProgrammingError, connections, router
+from django.db import DatabaseError, InterfaceError, ProgrammingError, connections
 from django.utils.module_loading import import_string
 
 from pipeteer_django.conf import settings
-from pipeteer_django.pipelines.outcome import Released
 from pipeteer_django.pipelines.pipeline import Pipeline
-from pipeteer_django.pipelines.registry import registry
 from pipeteer_django.queues.claim import Claim
-from pipeteer_django.queues.database import end_session, single_writer
-from pipeteer_django.queues.settle import Settled, Ticket
-from pipeteer_django.queues.sweep import Sweeper
-from pipeteer_django.queues.turn import Appetite, Turn, take_turn, ticket_of
-from pipeteer_django.wakeups import flush, listen, publish
-from pipeteer_django.worker.attempts import Attempt, Ended
-from pipeteer_django.worker.crew import Crew, Place, sessions
-from pipeteer_django.worker.intake import Intake
+from pipeteer_django.queues.tickets import Settled, Ticket
+from pipeteer_django.queues.turn import Turn, ticket_of
+from pipeteer_django.wakeups import flush, listen
+from pipeteer_django.worker.attempts import Ended
+from pipeteer_django.worker.crew import Crew, Place
+from pipeteer_django.worker.desk import LATER, Desk, Work
 from pipeteer_django.worker.lag import Lag
 from pipeteer_django.worker.renewal import Renewal
-from pipeteer_django.worker.reports import Counts, log_failures, report_lost, report_settled, report_started
+from pipeteer_django.worker.reports import Counts, log_failures, report_lost
+from pipeteer_django.worker.warm import Warm
 
 logger = logging.getLogger("pipeteer_django.worker")
 
-_LATER = 0.03
-"""Seconds before a ticket whose row was locked by somebody is tried again."""
 _CALM = 0.02
 """Seconds between two looks that wake-ups cause: a flood of hints costs looks at a bounded rate."""
 _AGAIN = 0.2
@@ -52,21 +47,9 @@ _LONGEST_OUTAGE_PAUSE = 5.0
 _PATIENCE = 1.0
 """Seconds after the grace for outcomes whose rows are locked, and for handing back."""
 
+_UNSPEAKABLE = re.compile(r"[^A-Za-z0-9._-]")
+
 T = TypeVar("T")
-
-
-@dataclass(slots=True)
-class _Work:
-    """What the loop hands the database thread for one turn."""
-
-    tickets: list[Ticket]
-    slots: int
-    threads: int
-    alone: bool
-    look: bool
-    hints: frozenset[str]
-    """Ids of pipelines that were said to have work, if that is why to look."""
-    sweep: bool
 
 
 class Worker:
@@ -84,7 +67,7 @@ class Worker:
     ) -> None:
         self.pipelines = [pipeline for pipeline in pipelines if pipeline.runs_here]
         self.using = using
-        self.label = f"{socket.gethostname()[:60]}-{os.getpid()}-{secrets.token_hex(6)}"
+        self.label = f"{_UNSPEAKABLE.sub('-', socket.gethostname())[:60]}-{os.getpid()}-{secrets.token_hex(6)}"
         self.concurrency = concurrency or settings().CONCURRENCY
         self.counts = Counts()
         self.stopped = threading.Event()
@@ -102,12 +85,12 @@ class Worker:
         """Ids heard of since hints were last heeded; changed on the loop's thread only."""
         self._suspect_waits = False
         self._outage = 0
-        self._intake = Intake(self.pipelines, using)
-        self._sweeper = Sweeper(_living_in(using), using)
+        self._warm = Warm(settings().CACHE_SIZE, self.label)
+        self._desk = Desk(self.pipelines, using=using, label=self.label, kept=self._warm.kept)
+        self._intake = self._desk.intake
         self._database = ThreadPoolExecutor(1, thread_name_prefix="pipeteer-database")
-        self._crew = Crew(
-            self.concurrency, min(self.concurrency, settings().THREADS), using, _users_context(), self._ended
-        )
+        threads = min(self.concurrency, settings().THREADS)
+        self._crew = Crew(self.concurrency, threads, using, _users_context(), self._warm.run, self._ended)
 
     # From outside
 
@@ -164,6 +147,7 @@ class Worker:
             self._database.submit(connections.close_all)
             self._database.shutdown(wait=not self.left_behind)
             self._crew.close()
+            self._warm.close()
             flush(1.0)
             self.stopped.set()
 
@@ -188,16 +172,16 @@ class Worker:
     async def _turn(self) -> None:
         self._nudge.clear()
         now = time.monotonic()
-        tickets, self._tickets = self._tickets, []
+        tickets, self._tickets = self._warm.advance(self._tickets), []
         slots = self._slots()
         look = slots > 0 and now >= self._next_look()
         hints = frozenset(self._hints) if look and now < self._intake.next_look else frozenset[str]()
-        work = _Work(tickets, slots, self._crew.thread_room, self._crew.alone, look, hints, now >= self._sweep_at)
+        work = Work(tickets, slots, self._crew.thread_room, self._crew.alone, look, hints, now >= self._sweep_at)
         if look:
             self._hints.clear()
             self._heeded = now
         try:
-            turn = await self._on_database(self._in_database, work)
+            turn = await self._on_database(self._desk.work, work)
         except (DatabaseError, InterfaceError) as error:
             self._tickets = tickets + self._tickets
             self._intake.forget()
@@ -229,6 +213,8 @@ class Worker:
         self._suspect_waits = turn.suspect_waits or (self._suspect_waits and not self._crew.alone)
         self._tickets += turn.settled.later
         self._forget(turn.settled)
+        self._warm.settled(turn.settled)
+        self.counts.replayed = self._warm.replayed
         for claim in turn.claims:
             self._claims[claim.pipeline.id, claim.id] = claim
             self._crew.start(claim)
@@ -249,11 +235,11 @@ class Worker:
         if slots:
             moments.append(self._next_look())
         if self._tickets:
-            moments.append(now + _LATER)
+            moments.append(now + LATER)
         if self._suspect_waits or self._drain:
             moments.append(now + _AGAIN)
         if self._stop_at is not None:
-            moments.append(max(self._stop_at, now + _LATER))
+            moments.append(max(self._stop_at, now + LATER))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(0.0, min(moments) - now)):
                 await self._nudge.wait()
@@ -273,8 +259,14 @@ class Worker:
             self._claims.pop((claim.pipeline.id, claim.id), None)
             self._database.submit(report_lost, claim)
         else:
-            self._tickets.append(ticket_of(claim, ended))
+            self._tickets.append(ticket_of(claim, ended, self._warm.holder))
         self._nudge.set()
+
+    def _announce(self, turn: Turn) -> None:
+        """On the database thread."""
+        self._desk.tell(turn)
+        self._loop.call_soon_threadsafe(self._forget, turn.settled)
+        self._loop.call_soon_threadsafe(self._nudge.set)
 
     # Wake-ups
 
@@ -291,42 +283,6 @@ class Worker:
         else:
             self._nudge.set()
 
-    # The database thread
-
-    def _in_database(self, work: _Work) -> Turn:
-        if work.sweep:
-            for topic in self._sweeper.sweep(self._intake.priorities):
-                publish(topic)
-        trusted = bool(work.hints) and not single_writer(self.using)
-        if trusted:
-            self._intake.trust(work.hints)
-        elif work.look:
-            # On SQLite also for a hint: looking takes no lock, a turn takes the only one.
-            self._intake.look()
-        targets = self._intake.targets(work.threads) if work.slots else []
-        if not work.tickets and not targets:
-            return Turn()
-        appetite = Appetite(self.label, work.slots, work.threads, work.alone, targets, self._serves)
-        turn = take_turn(work.tickets, appetite, using=self.using)
-        self._tell(turn)
-        report_started(turn.claims)
-        if trusted and not turn.claims:
-            self._intake.look()  # it may be due later, or have a priority not met before
-        return turn
-
-    def _tell(self, turn: Turn) -> None:
-        self._intake.learn(turn)
-        for topic in turn.topics:
-            publish(topic)
-        report_settled(turn.settled, self._claims)
-        if turn.settled.dropped:
-            logger.info("%d late results were dropped: their steps were cancelled.", turn.settled.dropped)
-
-    def _announce(self, turn: Turn) -> None:
-        self._tell(turn)
-        self._loop.call_soon_threadsafe(self._forget, turn.settled)
-        self._loop.call_soon_threadsafe(self._nudge.set)
-
     # A database that is gone for a while
 
     async def _wait_for_database(self, error: Exception) -> None:
@@ -335,7 +291,7 @@ class Worker:
             hint = " Have the migrations run? python manage.py migrate" if isinstance(error, ProgrammingError) else ""
             words = " ".join(str(error).split())
             logger.error("The database does not answer, trying again until it does: %s%s", words, hint)
-        await self._on_database(lambda: connections[self.using].close())
+        await self._on_database(self._desk.disconnect)
         if self._stop_at is not None and time.monotonic() >= self._stop_at:
             self._tickets.clear()
             self._outage = 0
@@ -357,27 +313,7 @@ class Worker:
             logger.warning("Handing back %d entries that did not finish within %.0f s.", len(left), self._grace)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(2 * _PATIENCE):
-                    await self._on_database(self._release, left)
-
-    def _release(self, left: Sequence[Attempt]) -> None:
-        tickets = [ticket_of(attempt.claim, Released()) for attempt in left]
-        deadline = time.monotonic() + _PATIENCE
-        try:
-            for session in sessions(left):
-                # An atomic body holds its row's lock; only the end of its session frees it.
-                end_session(self.using, session)
-            while tickets and time.monotonic() < deadline:
-                turn = take_turn(tickets, Appetite(self.label), using=self.using)
-                self._tell(turn)
-                tickets = turn.settled.later
-                time.sleep(_LATER if tickets else 0)
-        except (DatabaseError, InterfaceError) as error:
-            logger.error("Could not hand entries back; their leases will run out: %s", error)
-
-
-def _living_in(using: str) -> list[Pipeline[Any, Any]]:
-    """All pipelines of a database: a sweep repairs those that no worker runs, too."""
-    return [pipeline for pipeline in registry if router.db_for_write(pipeline.Input) == using]
+                    await self._on_database(self._desk.release, left, _PATIENCE)
 
 
 def _users_context() -> Any:

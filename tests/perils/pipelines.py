@@ -87,3 +87,49 @@ async def outing(seconds: float, ctx: WorkflowContext) -> int:
     """Two plain activities, one after the other."""
     first = await ctx.call(linger, seconds)
     return first + await ctx.call(linger, seconds)
+
+
+@pipeteer.activity()
+async def increment(x: int) -> int:
+    """Next to nothing."""
+    return x + 1
+
+
+@pipeteer.workflow()
+async def march(steps: int, ctx: WorkflowContext) -> int:
+    """One step after the other; says each time that its code begins at the beginning."""
+    print(f"<march {ctx.key}>", flush=True)
+    x = 0
+    for _ in range(steps):
+        x = await ctx.call(increment, x)
+    return x
+
+
+@pipeteer.workflow()
+async def vigil(seconds: float, ctx: WorkflowContext) -> str:
+    """Waits for a message, and after that for a while; cleans up whatever happens."""
+    print(f"<vigil {ctx.key}>", flush=True)
+    try:
+        word = await ctx.receive("word", str)
+        await ctx.sleep(seconds)
+        return word
+    finally:
+        await ctx.call(increment, 1)
+
+
+@pipeteer.workflow()
+async def stubborn(x: int, ctx: WorkflowContext) -> int:
+    """Holds on to everything that makes Python complain when a coroutine is thrown away."""
+    print(f"<stubborn {ctx.key}>", flush=True)
+
+    async def child(number: int) -> int:
+        while True:
+            try:
+                async with asyncio.timeout(3600):
+                    return await ctx.call(linger_async, 0.0) + int(await ctx.receive(f"go-{number}", int))
+            finally:
+                await ctx.call(increment, number)
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(child(number)) for number in range(2)]
+    return sum(task.result() for task in tasks) + x

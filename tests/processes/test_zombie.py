@@ -85,7 +85,9 @@ def test_a_zombie_is_refused(start_worker: StartManage, pipeline: Any, points: l
 
 def test_a_zombie_workflow_is_refused(start_worker: StartManage) -> None:
     """It would insert its calls a second time."""
-    zombie = start_worker("outing", "--concurrency", "1", env=failpoint("stop", "body_start", 2))
+    # It keeps no runs in memory, or the body would begin only once.
+    cold = {"PIPETEER_TEST_SETTINGS": '{"CACHE_SIZE": 0}'}
+    zombie = start_worker("outing", "--concurrency", "1", env=cold | failpoint("stop", "body_start", 2))
     other = start_worker("linger")
     run = outing.enqueue(0.0)
     eventually(lambda: frozen(zombie), "it stops")

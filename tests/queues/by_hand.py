@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from django.db import connection, connections
@@ -14,8 +15,12 @@ from pipeteer_django.pipelines.outcome import Outcome
 from pipeteer_django.pipelines.pipeline import Pipeline
 from pipeteer_django.queues.claim import Claim, plain
 from pipeteer_django.queues.database import Strategy, durable, nested
-from pipeteer_django.queues.settle import Settled
+from pipeteer_django.queues.tickets import Settled
 from pipeteer_django.queues.turn import Appetite, Turn, take_turn, ticket_of
+from pipeteer_django.testing import drain
+
+drain_anyway = partial(drain, raise_failures=False)
+"""For tests that look at failures in the rows."""
 
 
 def _commit() -> Strategy:

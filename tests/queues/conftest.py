@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
+
+from tests.queues.clockwork import Clockwork
 
 
 @pytest.fixture
@@ -11,3 +15,11 @@ def wakeups(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     published: list[str] = []
     monkeypatch.setattr("pipeteer_django.queues.hints.publish", published.append)
     return published
+
+
+@pytest.fixture(params=["cold", "warm"])
+def work(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Clockwork]:
+    """A small worker that replays every run at every wake-up, and one that keeps all of them in memory."""
+    clockwork = Clockwork(0 if request.param == "cold" else 1000, monkeypatch)
+    yield clockwork
+    clockwork.warm.close()

@@ -13,8 +13,8 @@ from pipeteer_django.queues import atomic
 from pipeteer_django.queues.claim import plain
 from pipeteer_django.queues.database import durable, nested
 from pipeteer_django.queues.sweep import Sweeper
-from pipeteer_django.testing import drain
 from tests.queues import by_hand
+from tests.queues.by_hand import drain_anyway
 from tests.testapp.models import Ledger
 from tests.testapp.pipelines import double, record, record_flaky, recording
 from tests.trouble.models import Effect
@@ -46,7 +46,7 @@ def effects() -> list[str]:
 def attempt(pipeline: Any, value: Any) -> Any:
     """Run it once; the entry as it is then, or None if it is done."""
     pipeline.enqueue(value, key="task")
-    drain(pipeline)
+    drain_anyway(pipeline)
     assert not connection.in_atomic_block
     return pipeline.Input.objects.first()
 
@@ -64,7 +64,7 @@ def assert_lost(entry: Any, message: str) -> None:
 
 def test_writes_and_output_together() -> None:
     handle = record.enqueue("once")
-    drain(record)
+    drain_anyway(record)
     assert (handle.result(timeout=0), Ledger.objects.get().run_id) == ("once", handle.id)
     assert not record.Input.objects.exists()
 
@@ -77,7 +77,7 @@ def test_a_body_that_raises_leaves_nothing() -> None:
 def test_only_the_last_attempt_writes() -> None:
     handle = record_flaky.enqueue(2)
     for _ in range(3):
-        drain(record_flaky)
+        drain_anyway(record_flaky)
         by_hand.overdue(record_flaky)
     assert (handle.result(timeout=0), Ledger.objects.count()) == (3, 1)
 
@@ -92,21 +92,21 @@ def test_what_it_enqueues_is_there_only_if_it_is_done(wakeups: list[str]) -> Non
     assert (keeps.Input.objects.count(), wakeups) == (0, ["enqueues"])
     by_hand.engine(enqueues, value=1)
     by_hand.overdue(enqueues)
-    drain(enqueues)
+    drain_anyway(enqueues)
     assert keeps.Input.objects.get().key == "from 1"
     assert wakeups == ["enqueues", "keeps"]
 
 
 def test_a_child_delivers_and_wakes_its_parent() -> None:
     handle = recording.enqueue(3)
-    drain()
+    drain_anyway()
     assert (handle.result(timeout=0), Ledger.objects.count()) == (3, 3)
 
 
 @pytest.mark.django_db
 def test_in_a_plain_testcase() -> None:
     handle = recording.enqueue(2)
-    drain()
+    drain_anyway()
     assert (handle.result(timeout=0), Ledger.objects.count()) == (2, 2)
 
 
@@ -153,12 +153,12 @@ def test_a_lost_claim_settles_nothing_afterwards() -> None:
 
 def test_the_second_half_of_a_childs_settle_may_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     handle = recording.enqueue(1)
-    drain(recording)
+    drain_anyway(recording)
     monkeypatch.setattr(atomic, "_after", lambda claim, settled, *rest: settled)
-    drain(record)
-    assert (drain(recording), recording.Input.objects.waiting().count()) == (0, 1)
+    drain_anyway(record)
+    assert (drain_anyway(recording), recording.Input.objects.waiting().count()) == (0, 1)
     assert Sweeper([recording], "default").sweep() == {"recording"}
-    drain(recording)
+    drain_anyway(recording)
     assert handle.result(timeout=0) == 1
 
 
@@ -186,8 +186,8 @@ def test_a_lost_transaction_is_noticed(how: str, message: str) -> None:
 def test_after_a_loss_the_next_entry_is_fine(how: str) -> None:
     loses.enqueue(how)
     record.enqueue("next")
-    drain(loses, record)
-    drain(loses, record)
+    drain_anyway(loses, record)
+    drain_anyway(loses, record)
     assert (record.Output.objects.count(), Ledger.objects.count(), effects()) == (1, 1, [])
 
 
@@ -222,7 +222,7 @@ def test_a_body_that_ends_the_transaction_itself_is_never_retried(how: str) -> N
     assert ENDED in entry.error
     assert "look at the data" in entry.error
     assert (entry.failed_at is None, entry.attempt, loses.Output.objects.count()) == (False, 1, 0)
-    assert drain(loses) == 0
+    assert drain_anyway(loses) == 0
 
 
 @pytest.mark.parametrize("how", ["raw_commit_and_raise", "raw_commit_and_swallow", "raw_commit_and_swallow_raw"])
@@ -241,7 +241,7 @@ def test_an_error_of_the_database_itself_is_retried() -> None:
 def test_an_operational_error_in_a_plain_testcase() -> None:
     entry_before = Effect.objects.create(name="the test's own")
     loses.enqueue("raise_deadlock")
-    drain(loses)
+    drain_anyway(loses)
     assert "OperationalError" in loses.Input.objects.get().error
     assert Effect.objects.get() == entry_before
 

@@ -20,9 +20,9 @@ from pipeteer_django.pipelines.activity import Activity
 from pipeteer_django.pipelines.outcome import Done
 from pipeteer_django.queues.claim import plain
 from pipeteer_django.queues.sweep import Sweeper
-from pipeteer_django.testing import drain
 from pipeteer_django.worker import attempts
 from tests.queues import by_hand
+from tests.queues.by_hand import drain_anyway
 from tests.testapp.models import Item, Ledger
 from tests.testapp.pipelines import (
     Point,
@@ -64,7 +64,7 @@ pytestmark = pytest.mark.django_db
 def run(pipeline: Any, value: Any = None, **options: Any) -> Any:
     """Enqueue, run everything, and give the result."""
     handle = pipeline.enqueue(value, **options)
-    drain()
+    drain_anyway()
     return handle.result(timeout=0)
 
 
@@ -74,7 +74,7 @@ def only_failed(pipeline: Any) -> Any:
 
 def now_due(pipeline: Any) -> None:
     by_hand.overdue(pipeline)
-    drain()
+    drain_anyway()
 
 
 @contextmanager
@@ -111,7 +111,7 @@ def test_calling_a_pipeline_calls_its_function() -> None:
 
 def test_the_context() -> None:
     handle = about.enqueue(1, key="task")
-    drain(about, app="my app")
+    drain_anyway(about, app="my app")
     said = handle.result(timeout=0)
     assert (said["key"], said["run_id"], said["attempt"], said["app"]) == ("task", handle.id, 1, "'my app'")
 
@@ -132,7 +132,7 @@ def test_the_idempotency_key_is_the_same_in_every_attempt(monkeypatch: pytest.Mo
 
     with code(about, remember, monkeypatch):
         about.enqueue(1)
-        drain(about)
+        drain_anyway(about)
         now_due(about)
     assert len(seen) == 2
     assert len(set(seen)) == 1
@@ -152,7 +152,7 @@ def test_a_workflow_hands_a_model_on() -> None:
 
 def test_an_output_has_all_the_facts() -> None:
     handle = double.enqueue(2, key="task", output="mine")
-    drain(double)
+    drain_anyway(double)
     row = double.Output.objects.get()
     assert (row.key, row.value, row.output, row.run_id, row.attempt) == ("task", 4, "mine", handle.id, 1)
     assert row.created_at <= row.finished_at
@@ -165,11 +165,11 @@ def test_an_output_has_all_the_facts() -> None:
 def test_an_activity_is_retried_until_it_succeeds() -> None:
     handle = flaky.enqueue(2)
     for attempt in (1, 2):
-        drain(flaky)
+        drain_anyway(flaky)
         entry = flaky.Input.objects.scheduled().get()
         assert (entry.attempt, "Flaky" in entry.error, entry.reserved_by) == (attempt, True, "")
         by_hand.overdue(flaky)
-    drain(flaky)
+    drain_anyway(flaky)
     assert handle.result(timeout=0) == 3
     assert flaky.Output.objects.get().attempt == 3
 
@@ -178,7 +178,7 @@ def test_retries_back_off() -> None:
     fails.enqueue(1)
     pauses = []
     for _ in range(6):
-        drain(fails)
+        drain_anyway(fails)
         pauses.append((fails.Input.objects.get().available_at - timezone.now()).total_seconds())
         by_hand.overdue(fails)
     assert all(
@@ -190,24 +190,24 @@ def test_retries_back_off() -> None:
 def test_max_attempts() -> None:
     boom_thrice.enqueue("no")
     for _ in range(3):
-        drain(boom_thrice)
+        drain_anyway(boom_thrice)
         by_hand.overdue(boom_thrice)
     entry = only_failed(boom_thrice)
     assert (entry.attempt, entry.error.count("Boom: no")) == (3, 1)
-    assert drain(boom_thrice) == 0
+    assert drain_anyway(boom_thrice) == 0
 
 
 def test_retry_on() -> None:
     picky.enqueue("flaky", key="retried")
     picky.enqueue("boom", key="given up")
-    drain(picky)
+    drain_anyway(picky)
     assert picky.Input.objects.scheduled().get().key == "retried"
     assert only_failed(picky).key == "given up"
 
 
 def test_no_retry_on() -> None:
     never_again.enqueue(1)
-    drain(never_again)
+    drain_anyway(never_again)
     assert only_failed(never_again).attempt == 1
 
 
@@ -230,23 +230,23 @@ def test_every_kind_of_exception_is_only_a_failed_attempt(monkeypatch: pytest.Mo
         with code(double_sync, fail, monkeypatch):
             double_sync.enqueue(1)
             double.enqueue(1)
-            drain(double_sync, double)
+            drain_anyway(double_sync, double)
     assert double_sync.Input.objects.scheduled().count() == double.Output.objects.count() == 5
 
 
 def test_a_failing_entry_does_not_stop_its_neighbours() -> None:
     for x in range(6):
         odd_fails.enqueue(x)
-    drain(odd_fails)
+    drain_anyway(odd_fails)
     assert odd_fails.Input.objects.failed().count() == 3
     assert sorted(odd_fails.Output.objects.values_list("value", flat=True)) == [0, 2, 4]
 
 
 def test_retried_by_hand_it_starts_from_its_first_attempt() -> None:
     boom.enqueue("no")
-    drain(boom)
+    drain_anyway(boom)
     boom.Input.objects.all().retry()
-    drain(boom)
+    drain_anyway(boom)
     assert only_failed(boom).attempt == 1
 
 
@@ -264,7 +264,7 @@ def spoil(pipeline: Any, stored: str, number: int = 0) -> None:
 def test_a_result_that_cannot_be_stored(kind: str) -> None:
     returns.enqueue(kind, key=kind)
     returns.enqueue("fine")
-    drain(returns)
+    drain_anyway(returns)
     entry = only_failed(returns)
     assert (entry.key, "InvalidValue: value" in entry.error) == (kind, True)
     assert returns.Output.objects.count() == 1
@@ -272,7 +272,7 @@ def test_a_result_that_cannot_be_stored(kind: str) -> None:
 
 def test_a_result_of_another_type_than_declared() -> None:
     misdeclared.enqueue("x")
-    drain(misdeclared)
+    drain_anyway(misdeclared)
     assert "InvalidValue: value: Input should be a valid integer" in only_failed(misdeclared).error
 
 
@@ -280,7 +280,7 @@ def test_a_stored_value_that_no_longer_fits_parks_alone() -> None:
     for number in range(10):
         echo_point.enqueue(Point(number, 0), key=str(number))
     spoil(echo_point, '{"x": "?", "y": 2}', number=3)
-    drain(echo_point)
+    drain_anyway(echo_point)
     assert (only_failed(echo_point).key, echo_point.Output.objects.count()) == ("3", 9)
     assert "value.x: Input should be a valid integer" in only_failed(echo_point).error
     assert only_failed(echo_point).value == {"x": "?", "y": 2}
@@ -289,13 +289,13 @@ def test_a_stored_value_that_no_longer_fits_parks_alone() -> None:
 def test_a_stored_option_that_is_none_any_more_parks_and_can_be_mended() -> None:
     echo_literal.enqueue("up", key="task")
     spoil(echo_literal, "sideways")
-    drain(echo_literal)
+    drain_anyway(echo_literal)
     assert "sideways" in only_failed(echo_literal).error
     entry = only_failed(echo_literal)
     entry.value = "down"
     entry.save()
     echo_literal.Input.objects.failed().retry()
-    drain(echo_literal)
+    drain_anyway(echo_literal)
     assert echo_literal.result("task", timeout=0) == "down"
 
 
@@ -306,7 +306,7 @@ def test_a_workflows_stored_value_that_no_longer_fits(monkeypatch: pytest.Monkey
     quad.enqueue(1)
     with monkeypatch.context() as patch:
         patch.setattr(attempts, "decode", refuse)
-        drain(quad)
+        drain_anyway(quad)
     assert "it was an int once" in only_failed(quad).error
 
 
@@ -317,7 +317,7 @@ def test_a_row_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     process_item.enqueue(Item.objects.create(name="pen"))
     with monkeypatch.context() as patch:
         patch.setattr(attempts, "decode", refuse)
-        drain(process_item)
+        drain_anyway(process_item)
     assert "does not exist" in only_failed(process_item).error
     assert Ledger.objects.count() == 0
 
@@ -350,9 +350,9 @@ def test_the_record_of_a_run() -> None:
 
 def test_two_workflows_with_the_same_key_call_the_same_activity() -> None:
     handles = [workflow.enqueue(x, key="task") for x, workflow in enumerate((quad, quad_too), start=1)]
-    drain(quad, quad_too)
+    drain_anyway(quad, quad_too)
     assert double.Input.objects.count() == 2
-    drain()
+    drain_anyway()
     assert [handle.result(timeout=0) for handle in handles] == [4, 8]
 
 
@@ -369,7 +369,7 @@ def test_a_child_that_fails_is_an_exception_in_its_parent() -> None:
 
 def test_a_parent_that_does_not_catch_it_fails() -> None:
     careless.enqueue("no way")
-    drain()
+    drain_anyway()
     entry = only_failed(careless)
     assert "StepFailed: boom: Boom: no way" in entry.error
     assert careless.Step.objects.get().error["message"] == "no way"
@@ -377,9 +377,9 @@ def test_a_parent_that_does_not_catch_it_fails() -> None:
 
 def test_a_child_that_was_deleted_is_an_exception_too() -> None:
     handle = waits_anyway.enqueue("ready?")
-    drain(waits_anyway)
+    drain_anyway(waits_anyway)
     ask.Input.objects.get().delete()
-    drain()
+    drain_anyway()
     assert handle.result(timeout=0) == "ask: Deleted"
 
 
@@ -389,7 +389,7 @@ def test_a_child_workflow_that_fails_delivers_its_failure(monkeypatch: pytest.Mo
 
     with code(quad, fail, monkeypatch):
         parent.enqueue(1)
-        drain()
+        drain_anyway()
     assert "StepFailed: quad: ZeroDivisionError: in the child" in only_failed(parent).error
     assert not quad.Input.objects.exists()
 
@@ -403,31 +403,31 @@ def test_a_thousand_children_some_of_which_fail() -> None:
 
 def test_the_parent_runs_once_per_batch_of_results() -> None:
     fan.enqueue(200)
-    assert drain(fan, double) < 200 + 10
+    assert drain_anyway(fan, double) < 200 + 10
 
 
 def test_a_workflow_that_was_held_back_by_a_parked_child(monkeypatch: pytest.MonkeyPatch) -> None:
     handle = quad.enqueue(1)
-    drain(quad)
+    drain_anyway(quad)
     by_hand.engine(double, crashes=3)
-    drain()
+    drain_anyway()
     assert "3 times while it ran this entry" in only_failed(double).error
     assert quad.Input.objects.waiting().count() == 1
     double.Input.objects.failed().retry()
-    drain()
+    drain_anyway()
     assert handle.result(timeout=0) == 4
 
 
 def test_restart_with_outstanding_children() -> None:
     handle = waits.enqueue("ready?", key="task")
-    drain(waits)
+    drain_anyway(waits)
     ask.push(ask.Input.objects.order_by("id").first().key, "one")
     assert waits.restart("task")
     assert not ask.Input.objects.exists()
-    drain(waits)
+    drain_anyway(waits)
     for entry in ask.Input.objects.order_by("id"):
         ask.push(entry.key, entry.value)
-    drain(waits)
+    drain_anyway(waits)
     assert handle.result(timeout=0) == "ready? 0 ready? 1"
     assert waits.Step.objects.filter(branch=0, cancelled_at__isnull=False).count() == 1
 
@@ -439,9 +439,9 @@ def test_a_run_that_ends_cancels_what_it_left_open(monkeypatch: pytest.MonkeyPat
 
     with code(waits, impatient, monkeypatch):
         handle = waits.enqueue("ready?")
-        drain(waits)
+        drain_anyway(waits)
         ask.push(ask.Input.objects.get(value="for me").key, "yes")
-        drain(waits)
+        drain_anyway(waits)
     assert handle.result(timeout=0) == "yes"
     assert not ask.Input.objects.exists()
     assert waits.Step.objects.get(cancelled_at__isnull=False).param == "for nobody"
@@ -450,10 +450,10 @@ def test_a_run_that_ends_cancels_what_it_left_open(monkeypatch: pytest.MonkeyPat
 def test_a_held_queue_rests() -> None:
     Queue.objects.create(pipeline="double", held=True)
     handle = double.enqueue(2)
-    drain(double)
+    drain_anyway(double)
     assert double.Input.objects.ready().count() == 1
     Queue.objects.update(held=False)
-    drain(double)
+    drain_anyway(double)
     assert handle.result(timeout=0) == 4
 
 
@@ -465,10 +465,10 @@ def test_an_impure_workflow_parks_and_says_how(monkeypatch: pytest.MonkeyPatch) 
         return int(await ctx.call(double, x + 1))
 
     quad.enqueue(1, key="impure")
-    drain(quad)
+    drain_anyway(quad)
     neighbour = fan.enqueue(3)
     with code(quad, changed, monkeypatch):
-        drain()
+        drain_anyway()
     entry = only_failed(quad)
     assert (
         "quad does not repeat its record: step 0 was recorded as double(1), and the code now calls double(2)"
@@ -482,11 +482,11 @@ def test_with_the_old_code_back_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> N
         return int(await ctx.call(double_sync, x))
 
     handle = quad.enqueue(1)
-    drain(quad)
+    drain_anyway(quad)
     with code(quad, changed, monkeypatch):
-        drain()
+        drain_anyway()
     quad.Input.objects.failed().retry()
-    drain()
+    drain_anyway()
     assert handle.result(timeout=0) == 4
     assert double_sync.Output.objects.count() == 0
 
@@ -496,13 +496,13 @@ def test_an_impure_child_parks_and_its_parent_waits(monkeypatch: pytest.MonkeyPa
         return 7
 
     handle = parent.enqueue(3)
-    drain(parent, quad)
+    drain_anyway(parent, quad)
     with code(quad, changed, monkeypatch):
-        drain()
+        drain_anyway()
     assert "ImpureWorkflow" in only_failed(quad).error
     assert parent.Input.objects.waiting().count() == 1
     quad.Input.objects.failed().retry()
-    drain()
+    drain_anyway()
     assert handle.result(timeout=0) == 13
 
 
@@ -511,7 +511,7 @@ def test_an_impure_child_parks_and_its_parent_waits(monkeypatch: pytest.MonkeyPa
 
 def test_push_completes_an_entry() -> None:
     handle = approve.enqueue("may I?", key="task")
-    assert drain() == 0
+    assert drain_anyway() == 0
     assert approve.push("task", True) is True
     assert handle.result(timeout=0) is True
 
@@ -541,11 +541,11 @@ def test_push_of_none() -> None:
 
 def test_push_wakes_the_waiting_workflow(wakeups: list[str], django_capture_on_commit_callbacks: Any) -> None:
     handle = approval.enqueue("may I?")
-    drain(approval)
+    drain_anyway(approval)
     with django_capture_on_commit_callbacks(execute=True):
         approve.push(approve.Input.objects.get().key, True)
     assert wakeups == ["approval"]
-    drain(approval)
+    drain_anyway(approval)
     assert handle.result(timeout=0) == "yes"
 
 
@@ -583,7 +583,7 @@ def test_artifacts() -> None:
 def test_an_entry_of_an_unknown_caller_is_left_alone() -> None:
     trace.enqueue("of tomorrow's code", key="task")
     by_hand.engine(trace, caller="of_tomorrow", step_id=12345)
-    drain(trace)
+    drain_anyway(trace)
     entry = trace.Input.objects.get()
     assert (entry.attempt, entry.failed_at, Ledger.objects.count()) == (0, None, 0)
     assert entry.available_at > timezone.now()
@@ -591,12 +591,12 @@ def test_an_entry_of_an_unknown_caller_is_left_alone() -> None:
 
 def test_a_step_of_an_unknown_pipeline_is_left_alone() -> None:
     handle = quad.enqueue(1, key="task")
-    drain(quad)
+    drain_anyway(quad)
     double.Input.objects.all()._raw_delete("default")
     plain(quad.Step, "default").update(pipeline="of_tomorrow")
-    drain()
+    drain_anyway()
     Sweeper([quad], "default").sweep()
-    drain()
+    drain_anyway()
     assert quad.Input.objects.waiting().count() == 1
     with pytest.raises(TimeoutError):
         handle.result(timeout=0)
@@ -604,7 +604,7 @@ def test_a_step_of_an_unknown_pipeline_is_left_alone() -> None:
 
 def test_a_raw_insert_is_an_entry() -> None:
     plain(double.Input, "default").bulk_create([double.Input(key="raw", value=4)])
-    drain(double)
+    drain_anyway(double)
     assert double.result("raw", timeout=0) == 8
 
 
@@ -649,7 +649,7 @@ def test_signals_of_a_failure() -> None:
     with heard(signals.entry_failed, signals.attempt_finished, signals.run_finished) as log:
         boom_thrice.enqueue("no")
         for _ in range(3):
-            drain(boom_thrice)
+            drain_anyway(boom_thrice)
             by_hand.overdue(boom_thrice)
     assert [entry[2] for entry in log if entry[0] == "attempt_finished"] == ["retry", "retry", "failed"]
     assert [entry[2] for entry in log if entry[0] == "entry_failed"] == ["Retry", "Retry", "Failed"]
@@ -679,13 +679,13 @@ def test_a_receiver_that_raises_harms_nothing() -> None:
 
 def test_drain_leaves_what_is_not_due() -> None:
     double.enqueue(1, delay=timedelta(hours=1))
-    assert drain() == 0
+    assert drain_anyway() == 0
 
 
 def test_drain_of_some_pipelines() -> None:
     quad.enqueue(1)
-    assert drain(quad) == 1
-    assert drain(double) == 1
+    assert drain_anyway(quad) == 1
+    assert drain_anyway(double) == 1
 
 
 def test_what_max_attempts_cannot_be() -> None:

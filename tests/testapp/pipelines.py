@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
-from typing import Annotated, Literal, Optional
+from typing import Annotated, Any, Literal, Optional
 from uuid import UUID
 
 import pydantic
@@ -112,6 +112,15 @@ def record_flaky(failures: int, ctx: Context) -> int:
     if ctx.attempt <= failures:
         raise Flaky(f"attempt {ctx.attempt} of {failures + 1}")
     return ctx.attempt
+
+
+@pipeteer.activity(atomic=True, max_attempts=2, backoff=0.05)
+def record_even(x: int, ctx: Context) -> int:
+    """Write; with an odd number, fail twice and be given up."""
+    Ledger.objects.create(name="record_even", run_id=ctx.run_id)
+    if x % 2:
+        raise Boom(f"{x} is odd")
+    return x
 
 
 @pipeteer.activity(backoff=0.05)
@@ -287,6 +296,24 @@ class Customer(pydantic.BaseModel):
     age: int = pydantic.Field(ge=0)
 
 
+@dataclass
+class Verdict:
+    """What a person decides, and why."""
+
+    decision: Literal["refund", "replace"]
+    reasons: list[str] = field(default_factory=list)
+
+
+@pipeteer.task()
+def judge(Input: type[InputT[Customer]], push: Push[Verdict]) -> None:
+    """A task with a form for its answer."""
+
+
+@pipeteer.task()
+def pick(Input: type[InputT[str]], push: Push[Item]) -> None:
+    """A task answered with a model's row."""
+
+
 @pipeteer.activity(atomic=True)
 def process_item(item: Item, ctx: Context) -> Item:
     """A model in, a model out."""
@@ -423,3 +450,40 @@ class Later:
 def misdeclared(x: str) -> int:
     """Returns what its annotation does not promise."""
     return x  # type: ignore[return-value]
+
+
+# Workflows whose code a test gives them
+
+
+@pipeteer.workflow()
+async def scripted(x: Any, ctx: WorkflowContext) -> Any:
+    """Whatever a test makes of it."""
+    return x
+
+
+@pipeteer.workflow()
+async def scripted_child(x: Any, ctx: WorkflowContext) -> Any:
+    """What `scripted` calls, or sends messages to."""
+    return x
+
+
+@pipeteer.workflow()
+async def scripted_grandchild(x: Any, ctx: WorkflowContext) -> Any:
+    """What `scripted_child` calls."""
+    return x
+
+
+@pipeteer.workflow(messages={"approved": bool, "note": str})
+async def mailbox(x: int, ctx: WorkflowContext) -> list[Any]:
+    """Says which messages it receives: `x` notes, and then an approval."""
+    notes = [await ctx.receive("note") for _ in range(x)]
+    return [*notes, await ctx.receive("approved")]
+
+
+@pipeteer.workflow()
+async def rounds(left: int, ctx: WorkflowContext) -> int:
+    """Begins again until nothing is left."""
+    await ctx.call(double, left)
+    if left:
+        ctx.continue_as_new(left - 1)
+    return left

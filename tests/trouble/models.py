@@ -18,3 +18,43 @@ class Parcel(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+
+class Crate(Parcel):
+    """A parcel with more to it: a row in two tables."""
+
+    weight = models.IntegerField(default=0)
+
+
+class HeavyCrate(Crate):
+    """The same rows under another name."""
+
+    class Meta:
+        proxy = True
+
+
+class Receipt(models.Model):
+    """Keeps an output from being deleted."""
+
+    of = models.ForeignKey("trouble.KeepsOutput", on_delete=models.PROTECT)
+
+    def __str__(self) -> str:
+        return f"receipt {self.pk}"
+
+
+class Remark(models.Model):
+    """Goes with its output."""
+
+    on = models.ForeignKey("trouble.KeepsOutput", on_delete=models.CASCADE)
+
+    def __str__(self) -> str:
+        return f"remark {self.pk}"
+
+
+class Signature(models.Model):
+    """Keeps a remark from being deleted, and so its output."""
+
+    under = models.ForeignKey(Remark, on_delete=models.PROTECT)
+
+    def __str__(self) -> str:
+        return f"signature {self.pk}"

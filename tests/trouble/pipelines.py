@@ -21,7 +21,7 @@ from django.db import (
 
 import pipeteer_django as pipeteer
 from pipeteer_django import Context, InputT, Push, WorkflowContext
-from tests.trouble.models import Effect, Parcel
+from tests.trouble.models import Crate, Effect, HeavyCrate, Parcel
 
 
 class Trouble(Exception):
@@ -335,3 +335,30 @@ def desk(first: list[str], second: list[str]) -> list[str]:
 def office(first: list[str], second: list[str]) -> list[str]:
     """Multitasks of multitasks."""
     return first + second
+
+
+# Rows that may be missing, and those of models that inherit
+
+
+@pipeteer.activity()
+def appraise(parcel: Parcel | None) -> Parcel | None:
+    """A row, or none."""
+    return parcel
+
+
+@pipeteer.activity()
+def stack(crate: Crate) -> Crate:
+    """A row whose model inherits from another."""
+    return crate
+
+
+@pipeteer.activity()
+def lift(crate: HeavyCrate) -> HeavyCrate:
+    """A row by its model's proxy."""
+    return crate
+
+
+@pipeteer.activity()
+def scan(parcel: Annotated[Parcel, models.ForeignKey(Parcel, on_delete=models.CASCADE)]) -> int:
+    """Work that goes with what it is about."""
+    return parcel.pk

@@ -43,6 +43,12 @@ async def fan(width: int, ctx: WorkflowContext) -> int:
     return len(await ctx.all(*[ctx.call(mark, number) for number in range(width)]))
 
 
+@pipeteer.workflow()
+async def hold(number: int, ctx: WorkflowContext) -> bool:
+    marks.mark(number)
+    return bool(await ctx.receive("go"))
+
+
 def _more(count: int) -> None:
     """Idle pipelines that make a worker's look at its queues longer."""
     for number in range(count):
