@@ -19,6 +19,7 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
+from pipeteer_django.admin.run import timeline
 from pipeteer_django.models import Queue, Worker
 from pipeteer_django.queues.claim import plain
 from tests.admin.conftest import page_of, url
@@ -251,8 +252,10 @@ def views() -> Any:
 
 
 @pytest.fixture(autouse=True)
-def _small_site(settings: Any) -> None:
+def _small_site(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few tables, and an axis whose number of ticks does not depend on the time of day."""
     settings.ROOT_URLCONF = "tests.admin.small_site"
+    monkeypatch.setattr(timeline, "ticks", lambda scale, zone: [timeline.Tick(300, "noon")])
 
 
 @functools.cache
