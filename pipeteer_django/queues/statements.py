@@ -5,13 +5,17 @@ The ORM cannot write some of these on all three databases, and takes longer to c
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cache, partial
 from typing import Any
 
+from django.conf import settings
 from django.db import connections, models
+
+from pipeteer_django.queues.database import literal
 
 
 def id_list(ids: Iterable[int]) -> str:
@@ -49,7 +53,7 @@ def select_rows(
         sql += _locking(connection, wait)
     cursor = _cursor(using)
     cursor.execute(sql, _times(parameters, connection))
-    return [_converted(row, converters, connection) for row in cursor.fetchall()]
+    return _converted(cursor.fetchall(), converters, connection)
 
 
 def select_from_each(
@@ -70,9 +74,10 @@ def select_from_each(
     cursor = _cursor(using)
     cursor.execute(" UNION ALL ".join(parts))
     found: list[list[tuple[Any, ...]]] = [[] for _ in queries]
-    for number, *row in cursor.fetchall():
-        found[number].append(_converted(row, _reading(using, queries[number][0], columns)[1], connection))
-    return found
+    for row in cursor.fetchall():
+        found[row[0]].append(row[1:])
+    converters = [_reading(using, model, columns)[1] for model, _ in queries]
+    return [_converted(rows, converter, connection) for rows, converter in zip(found, converters, strict=True)]
 
 
 def _locking(connection: Any, wait: bool) -> str:
@@ -87,30 +92,54 @@ def _cursor(using: str) -> Any:
     known = getattr(connection, "_pipeteer_cursor", None)
     if known is None or known[0] is not connection.connection or known[1] != connection.queries_logged:
         cursor = connection.cursor()
+        _read_times_fast(connection, cursor)
         known = connection._pipeteer_cursor = (connection.connection, connection.queries_logged, cursor)
     return known[2]
 
 
+def _read_times_fast(connection: Any, cursor: Any) -> None:
+    """Django has psycopg call a function in Python for each moment, to change its time zone; the driver's own is C."""
+    adapters = getattr(cursor.cursor, "adapters", None)
+    if adapters is not None and connection.vendor == "postgresql" and settings.USE_TZ:
+        known = connection.Database.adapters  # as the driver comes: Django changes a copy
+        oid = known.types["timestamptz"].oid
+        adapters.register_loader(oid, known.get_loader(oid, 0))
+
+
+_Converters = list[tuple[int, list[Callable[..., Any]], Any]]
+"""By position the functions that make values of raw columns, and the column's expression."""
+
+
 @cache
-def _reading(using: str, model: type[models.Model], columns: tuple[str, ...]) -> tuple[str, list[Any]]:
-    """The beginning of a SELECT, and by position the functions that make values of its raw columns."""
+def _reading(using: str, model: type[models.Model], columns: tuple[str, ...]) -> tuple[str, _Converters]:
+    """The beginning of a SELECT, and what makes values of its raw columns."""
     connection = connections[using]
     expressions = [model._meta.get_field(name).get_col(model._meta.db_table) for name in columns]  # type: ignore[union-attr]
-    converters = [
-        (n, [*connection.ops.get_db_converters(column), *column.get_db_converters(connection)], column)
-        for n, column in enumerate(expressions)
-    ]
+    converters = [(n, _functions(connection, column), column) for n, column in enumerate(expressions)]
     names = ", ".join(_columns(using, model, columns))
     head = f"SELECT {names} FROM {connection.ops.quote_name(model._meta.db_table)}"
     return head, [converter for converter in converters if converter[1]]
 
 
-def _converted(row: Sequence[Any], converters: list[Any], connection: Any) -> tuple[Any, ...]:
-    values = list(row)
+def _functions(connection: Any, column: Any) -> list[Callable[..., Any]]:
+    functions = [*connection.ops.get_db_converters(column), *column.get_db_converters(connection)]
+    of_times = getattr(connection.ops, "convert_datetimefield_value", None)
+    return [_in_utc] if functions == [of_times] and connection.timezone is UTC else functions
+
+
+def _in_utc(value: Any, column: Any, connection: Any) -> Any:
+    """What Django does to a moment where the connection's time zone is UTC, in a fraction of the time."""
+    return None if value is None else value.replace(tzinfo=UTC)
+
+
+def _converted(rows: list[tuple[Any, ...]], converters: _Converters, connection: Any) -> list[tuple[Any, ...]]:
+    if not (rows and converters):
+        return rows
+    values: list[Sequence[Any]] = list(zip(*rows, strict=True))
     for n, functions, column in converters:
         for function in functions:
-            values[n] = function(values[n], column, connection)
-    return tuple(values)
+            values[n] = [function(value, column, connection) for value in values[n]]
+    return list(zip(*values, strict=True))
 
 
 def _times(parameters: Sequence[Any], connection: Any) -> list[Any]:
@@ -122,31 +151,24 @@ def _times(parameters: Sequence[Any], connection: Any) -> list[Any]:
 
 
 def _rendered(
-    using: str, model: type[models.Model], columns: tuple[str, ...], rows: Iterable[Sequence[Any]]
-) -> tuple[list[list[str]], list[Any]]:
+    using: str, model: type[models.Model], columns: tuple[str, ...], rows: Sequence[Sequence[Any]]
+) -> tuple[list[tuple[str, ...]], list[Any]]:
     """Each row's values as they stand in the text, and the parameters for what is not written out.
 
-    A column's value that is the previous row's is prepared once.
+    Column by column: a column whose rows all have the same value is prepared once.
     """
-    prepare = _preparing(using, model, columns)
-    last: list[Any] = [_NO_VALUE] * len(columns)
-    ready: list[Any] = [None] * len(columns)
-    literal = [""] * len(columns)
-    texts, parameters = [], []
-    for row in rows:
-        words = []
-        for n, value in enumerate(row):
-            if value is not last[n]:
-                last[n], ready[n] = value, prepare[n](value)
-                literal[n] = _literal(ready[n])
-            words.append(literal[n])
-            if literal[n] == "%s":
-                parameters.append(ready[n])
-        texts.append(words)
-    return texts, parameters
-
-
-_NO_VALUE = object()
+    texts: list[list[str]] = []
+    prepared: list[list[Any]] = []
+    for prepare, values in zip(_preparing(using, model, columns), zip(*rows, strict=True), strict=True):
+        first = values[0]
+        alike = all(value is first for value in values)
+        ready = [prepare(value) for value in (values[:1] if alike else values)]
+        words = [_literal(value) for value in ready]
+        texts.append(words * len(rows) if alike else words)
+        prepared.append(ready * len(rows) if alike else ready)
+    by_row = list(zip(*texts, strict=True))
+    asked = [n for n, words in enumerate(texts) if "%s" in words]
+    return by_row, [prepared[n][row] for row, words in enumerate(by_row) for n in asked if words[n] == "%s"]
 
 
 @cache
@@ -157,7 +179,7 @@ def _preparing(using: str, model: type[models.Model], columns: tuple[str, ...]) 
 
 def _prepares(connection: Any, field: Any) -> Callable[[Any], Any]:
     if isinstance(field, models.DateTimeField) and field.name != "value":
-        return connection.ops.adapt_datetimefield_value  # type: ignore[no-any-return]
+        return lambda moment: None if moment is None else _Text(literal(connection, moment))
     if type(field) in _AS_THEY_ARE and field.name != "value":
         return _same
     return partial(field.get_db_prep_save, connection=connection)
@@ -173,15 +195,28 @@ def _same(value: Any) -> Any:
     return value
 
 
+class _Text(str):
+    """A value as it stands in a statement."""
+
+    __slots__ = ()
+
+
 def _literal(value: Any) -> str:
-    """What stands in the statement: a placeholder, or the value itself where there is nothing to quote."""
-    if type(value) is int:
+    """What stands in the statement: the value itself where there is nothing to escape, else a placeholder."""
+    kind = type(value)
+    if kind is _Text:
+        return value  # type: ignore[no-any-return]
+    if kind is int:
         return str(value)
+    if kind is str:
+        return f"'{value}'" if _NOTHING_TO_ESCAPE(value) else "%s"
     if value is None:
         return "NULL"
-    if value is True or value is False:
-        return str(value).upper()
-    return "''" if type(value) is str and not value else "%s"
+    return str(value).upper() if kind is bool else "%s"
+
+
+_NOTHING_TO_ESCAPE = re.compile(r"[A-Za-z0-9_.:-]{0,100}").fullmatch
+"""Names that the engine makes are such, and most keys: drivers take longer for a placeholder than for the text."""
 
 
 @cache
@@ -243,7 +278,7 @@ def update_rows(
     if not rows:
         return 0
     names = ("id", *columns)
-    texts, parameters = _rendered(using, model, names, ((id, *row) for id, row in rows.items()))
+    texts, parameters = _rendered(using, model, names, [(id, *row) for id, row in rows.items()])
     updating = _updating(using, model, names, tuple(only_where_null))
     cursor = _cursor(using)
     cursor.execute(updating.one(texts[0]) if len(texts) == 1 else updating.many(texts), parameters)

@@ -96,7 +96,7 @@ def _report(ticket: Ticket, outcome: str) -> None:
     if claim is None:
         return
     common = {"run_id": claim.id, "key": claim.key, "attempt": claim.attempt}
-    if attempt_finished.has_listeners(claim.pipeline):
+    if attempt_finished.receivers and attempt_finished.has_listeners(claim.pipeline):
         attempt_finished.send_robust(claim.pipeline, outcome=outcome, **common)
     failure = getattr(ticket.outcome, "failure", None)
     if failure is not None and outcome != "cancelled":
@@ -104,7 +104,7 @@ def _report(ticket: Ticket, outcome: str) -> None:
         entry_failed.send_robust(
             claim.pipeline, failure=failure, error=failure.traceback, gave_up=gave_up, outcome=ticket.outcome, **common
         )
-    if outcome == "done" and not claim.caller and run_finished.has_listeners(claim.pipeline):
+    if run_finished.receivers and outcome == "done" and not claim.caller:
         run_finished.send_robust(claim.pipeline, run_id=claim.id, key=claim.key, output=claim.output)
 
 
