@@ -84,13 +84,7 @@ def _begin(using: str, also: str = "NULL") -> tuple[datetime, Any]:
         return timezone.now(), None
     with connection.cursor() as cursor:
         if connection.vendor == "postgresql":
-            # Without statistics (a table just filled) the planner would sort the whole backlog for every claim.
-            cursor.execute(
-                f"SELECT statement_timestamp(), {also}, set_config('lock_timeout', %s, true), "
-                # (A plan with a sort would then look so dear that it gets compiled.)
-                "set_config('enable_sort', 'off', true), set_config('jit', 'off', true)",
-                [f"{LOCK_TIMEOUT}s"],
-            )
+            cursor.execute(f"SELECT statement_timestamp(), {also}, {_PLANS}", [f"{LOCK_TIMEOUT}s"])
         else:
             _bound_lock_waits(connection, cursor)
             cursor.execute("SELECT UTC_TIMESTAMP(6), NULL")
@@ -98,6 +92,18 @@ def _begin(using: str, also: str = "NULL") -> tuple[datetime, Any]:
     moment = aware(now)
     assert moment is not None
     return moment, found
+
+
+_PLANS = ", ".join(
+    # Every statement of ours walks an index. Without statistics (a table just filled) the planner would sort the whole
+    # backlog for each claim, and read all steps there ever were to write the results of a few. What is merely
+    # discouraged looks so dear that it would be compiled, if it were used all the same: no jit.
+    f"set_config('{name}', {value}, true)"
+    for name, value in (
+        ("lock_timeout", "%s"),
+        *((name, "'off'") for name in ("enable_sort", "enable_seqscan", "enable_hashjoin", "enable_mergejoin", "jit")),
+    )
+)
 
 
 def _bound_lock_waits(connection: Any, cursor: Any) -> None:

@@ -307,12 +307,19 @@ class _Update:
         return self.before + values + self.after + self.guards
 
 
+def _all_null(columns: Sequence[str]) -> str:
+    """The end of a WHERE. As a CASE, of which planners make no guess: without statistics PostgreSQL takes rows with
+    NULL for rare, and would look for them first."""
+    nulls = " AND ".join(f"{column} IS NULL" for column in columns)
+    return f" AND CASE WHEN {nulls} THEN TRUE ELSE FALSE END" if nulls else ""
+
+
 @cache
 def _updating(using: str, model: type[models.Model], names: tuple[str, ...], nulls: tuple[str, ...]) -> _Update:
     connection = connections[using]
     table = quoted(using, model._meta.db_table)
     targets = _columns(using, model, names[1:])
-    guards = "".join(f" AND {table}.{column} IS NULL" for column in _columns(using, model, nulls))
+    guards = _all_null([f"{table}.{column}" for column in _columns(using, model, nulls)])
     values = [f"v{n}" for n in range(len(names))]
     if connection.vendor == "mysql":
         none = ", ".join(f"NULL AS {name}" for name in values)

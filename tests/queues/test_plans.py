@@ -198,3 +198,51 @@ def test_a_claim_takes_the_oldest_of_the_highest_priority() -> None:
     due = double.Input.objects.filter(available_at__lt=now, priority=5).order_by("available_at", "id")
     expected = list(due.values_list("id", flat=True)[:20])
     assert [claim.id for claim in by_hand.turn((), (double, 5), slots=20).claims] == expected
+
+
+def read_in_full(sql: str) -> str:
+    """Where a plan reads all of a table of ours, or all of an index of it; "" where it does not."""
+    plan = explain(sql)
+    if connection.vendor == "postgresql":
+        lines = [line for line in plan.splitlines() if "testapp" in line and " on testapp" in line]
+        following = dict(zip(plan.splitlines(), [*plan.splitlines()[1:], ""], strict=True))
+        whole = [
+            line
+            for line in lines
+            if "Seq Scan" in line or ("Index" in line and "Cond" not in line and "Cond" not in following[line])
+        ]
+        return plan if whole else ""
+    if connection.vendor == "mysql":
+        return plan if '"access_type": "ALL", "table_name": "testapp' in plan else ""
+    return plan if "SCAN testapp" in plan else ""
+
+
+def growing(pipeline: Any) -> None:
+    """Its tables hold a few thousand rows that nobody has counted yet."""
+    pipeline.Step.objects.bulk_create(
+        [
+            pipeline.Step(run_id=10**6 + n, branch=0, index=0, pipeline="double", param=n, created_at=timezone.now())
+            for n in range(3000)
+        ]
+    )
+
+
+def test_no_statement_of_a_turn_reads_a_table_that_grows() -> None:
+    """Two hundred runs call, are answered and go on, beside thousands of other steps and without statistics."""
+    growing(quad)
+    quad.enqueue_many(range(200))
+    said: list[str] = []
+    claims: list[Any] = by_hand.claim_all(quad)
+    for _ in range(2):
+        called = [(claim, run_workflow(claim)) for claim in claims]
+        said += with_their_parameters(lambda called=called: by_hand.turn(called))  # type: ignore[misc]
+        results = [(claim, Done(1)) for claim in by_hand.claim_all(double)]
+        said += with_their_parameters(lambda results=results: by_hand.turn(results))  # type: ignore[misc]
+        claims = by_hand.claim_all(quad)
+    written = [sql for sql in said if sql.startswith(("UPDATE", "DELETE")) and "testapp" in sql]
+    assert any("quadstep" in sql and "CASE WHEN" in sql for sql in written)
+    settings = [sql for sql in said if "enable_seqscan" in sql]
+    if settings:
+        with connection.cursor() as cursor:
+            cursor.execute(settings[0])
+    assert [plan for plan in map(read_in_full, written) if plan] == []
