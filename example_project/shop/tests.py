@@ -159,13 +159,18 @@ class OrderTest(TestCase):
         self.assertRedirects(response, reverse("shop:order", args=[order.pk]))
         drain()
         self.assertContains(self.client.get(f"/shop/{order.pk}/"), "waiting for approval")
-        self.assertContains(self.client.get("/shop/"), "10 x Cup")
+        shelves = self.client.get("/shop/")
+        self.assertContains(shelves, "10 x Cup")
+        self.assertContains(shelves, 'id="shelves" data-pipeteer-live')
+        self.assertNotContains(shelves, "http-equiv")  # it would wipe away what somebody is typing
 
         self.client.force_login(User.objects.create_superuser("boss"))
         self.assertContains(self.client.get("/shop/approvals/"), "10 x Cup")
         for page in ("/", "/arithmetic/", "/admin/", "/admin/shop/order/", f"/admin/shop/order/{order.pk}/change/"):
             assert self.client.get(page).status_code == 200, page
 
+        assert self.client_class().post(f"/shop/{order.pk}/cancel/").status_code == 403
+        self.assertNotContains(self.client_class().get(f"/shop/{order.pk}/"), "Cancel my order")
         self.assertContains(self.client.post(f"/shop/{order.pk}/cancel/", follow=True), "is being cancelled")
         drain()
         self.assertContains(self.client.get(f"/shop/{order.pk}/"), "cancelled")

@@ -4,6 +4,7 @@ from typing import Any
 
 from django import forms
 from django.contrib import messages
+from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_POST
@@ -73,7 +74,10 @@ def order(request: HttpRequest, pk: int) -> HttpResponse:
 @require_POST
 def cancel(request: HttpRequest, pk: int) -> HttpResponse:
     """The customer has thought better of it."""
-    if ordering.cancel(get_object_or_404(Order, pk=pk)):
+    found = get_object_or_404(Order, pk=pk)
+    if not ordering.owns(request, pk):
+        raise PermissionDenied
+    if ordering.cancel(found):
         messages.success(request, "The order is being cancelled.")
     else:
         messages.error(request, "It is too late to cancel this order.")

@@ -52,6 +52,8 @@ class Move:
     takes_children: bool = False
     """Whether entries that a workflow has open go with it."""
     for_workflows: bool = False
+    harms: bool = False
+    """Whether something is lost by it: its button is red."""
 
     @property
     def flag(self) -> int:
@@ -245,6 +247,7 @@ restart = action_of(
         verb=lambda rows, asked: rows.restart(),
         takes_children=True,
         for_workflows=True,
+        harms=True,
     )
 )
 
@@ -260,6 +263,7 @@ cancel = action_of(
         verb=lambda rows, asked: rows.cancel(),
         takes_children=True,
         for_workflows=True,
+        harms=True,
     )
 )
 
@@ -285,8 +289,8 @@ complete = action_of(
         label=_("Complete by hand"),
         consequence=_(
             "Each gets the result below and leaves its queue, as if its work had come to that. Workflows that called "
-            "them go on with it. Workers that have one of them will be refused; what they have already done outside "
-            "their transaction is not undone."
+            "them go on with it; where the run that asked is gone, nobody hears it. Workers that have one of them will "
+            "be refused; what they have already done outside their transaction is not undone."
         ),
         done=ngettext_lazy("%(count)d entry was completed.", "%(count)d entries were completed.", "count"),
         verb=_complete,
@@ -305,6 +309,7 @@ delete_entries = action_of(
         done=ngettext_lazy("%(count)d entry was deleted.", "%(count)d entries were deleted.", "count"),
         verb=_remove,
         takes_children=True,
+        harms=True,
     )
 )
 
@@ -316,5 +321,6 @@ delete_outputs = action_of(
         consequence=_("These results are gone, and whoever waits for one learns that its run is gone."),
         done=ngettext_lazy("%(count)d result was deleted.", "%(count)d results were deleted.", "count"),
         verb=_remove,
+        harms=True,
     )
 )

@@ -36,13 +36,14 @@ class Pages(ChangeList):
         return chosen
 
     def get_results(self, request: Any) -> None:
-        """Read this page and one row more, which tells whether there is a next page."""
+        """Read this page and one row more, which tells whether there is a next page.
+
+        A page of which all rows have gone is empty, and no error: an action that is confirmed on it must arrive.
+        """
         if not 1 <= self.page_num <= LAST_PAGE:
             raise IncorrectLookupParameters
         first = (self.page_num - 1) * self.list_per_page
         rows = list(self.model_admin.listed(self.queryset)[first : first + self.list_per_page + 1])
-        if not rows and self.page_num > 1:
-            raise IncorrectLookupParameters
         self.has_next = len(rows) > self.list_per_page and self.page_num < LAST_PAGE
         self.result_list: Any = rows[: self.list_per_page]
         # What the admin's templates and tags ask for. Equal counts: "nothing to say about counts".

@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,12 @@ def json_text(plain: Any, indent: int | None = None) -> Text:
     return Text(json.dumps(plain, ensure_ascii=False, indent=indent), plain=plain)
 
 
-_UNITS = ((_DAY := 86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+_UNITS = (
+    (_DAY := 86400, gettext_lazy("d")),
+    (3600, gettext_lazy("h")),
+    (60, gettext_lazy("min")),
+    (1, gettext_lazy("s")),
+)
 
 
 def duration(length: timedelta) -> str:
@@ -61,4 +67,4 @@ def duration(length: timedelta) -> str:
         if whole >= size:
             rest = whole % size // smaller
             return f"{whole // size} {unit} {rest} {part}" if rest and whole < 60 * _DAY else f"{whole // size} {unit}"
-    return f"{whole} s"
+    return _("%s s") % whole

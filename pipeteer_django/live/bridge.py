@@ -16,7 +16,6 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable
-from weakref import WeakKeyDictionary
 
 from pipeteer_django.pipelines.registry import registry
 from pipeteer_django.wakeups import Subscription, listen
@@ -45,11 +44,13 @@ class Bridge:
             self._subscription = listen(self._hear, changes=True)
 
     def leave(self, hear: Hear) -> None:
-        """Tell it nothing more; without anybody to tell, stop listening."""
+        """Tell it nothing more; without anybody to tell, stop listening and be forgotten."""
         self._hearers.pop(hear, None)
-        if not self._hearers and self._subscription is not None:
-            self._subscription.close()
-            self._subscription = None
+        if not self._hearers:
+            _bridges.pop(self._loop, None)
+            if self._subscription is not None:
+                self._subscription.close()
+                self._subscription = None
 
     def _hear(self, id: str) -> None:
         """On the subscriber's thread. One call into the loop is enough for a flood."""
@@ -69,7 +70,7 @@ class Bridge:
             hear(heard)
 
 
-_bridges: WeakKeyDictionary[asyncio.AbstractEventLoop, Bridge] = WeakKeyDictionary()
+_bridges: dict[asyncio.AbstractEventLoop, Bridge] = {}
 
 
 def bridge() -> Bridge:

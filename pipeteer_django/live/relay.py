@@ -6,6 +6,7 @@ import asyncio
 import atexit
 import logging
 import os
+import socket
 import threading
 import time
 from typing import Any
@@ -38,6 +39,14 @@ def connect() -> None:
         rows_changed.connect(_hear, dispatch_uid="pipeteer_django.live")
 
 
+class _Loop(asyncio.SelectorEventLoop):
+    """Looks names of hosts up by itself: asyncio's executor takes nothing more once a process has begun to end."""
+
+    async def getaddrinfo(self, *arguments: Any, **options: Any) -> Any:
+        """As every loop, on this thread."""
+        return socket.getaddrinfo(*arguments, **options)
+
+
 class Relay:
     """The ids to tell, and the thread that tells them: no turn and no request waits for the layer."""
 
@@ -59,13 +68,13 @@ class Relay:
             self._changed.wait_for(lambda: not self._ids and not self._sending, timeout)
 
     def _run(self) -> None:
-        loop = asyncio.new_event_loop()  # one for all messages: a layer keeps its connections by loop
-        layer = get_channel_layer()
+        loop = _Loop()  # one for all messages: a layer keeps its connections by loop
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: bool(self._ids))
                 ids, self._ids, self._sending = sorted(self._ids), set(), True
             try:
+                layer: Any = get_channel_layer()
                 loop.run_until_complete(layer.group_send(GROUP, {"type": "pipeteer.changed", "pipelines": ids}))
             except Exception as error:
                 logger.warning("The channel layer does not take changes; pages look by themselves: %s", error)

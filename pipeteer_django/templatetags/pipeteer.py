@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from django import template
 from django.contrib.messages import get_messages
+from django.contrib.messages.storage.base import BaseStorage
 from django.urls import get_script_prefix
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
@@ -21,7 +22,9 @@ def live_status(context: template.Context) -> dict[str, str]:
     """What a page needs once: the script, and a line that says whether the page is live."""
     request = context.get("request")
     if request is not None and request.headers.get("X-Requested-With") == FETCHED:
-        get_messages(request).used = False  # type: ignore[union-attr]
+        shown = get_messages(request)
+        if isinstance(shown, BaseStorage):  # else the project has no messages
+            shown.used = False
     return {"socket": get_script_prefix() + settings().LIVE_PATH}
 
 

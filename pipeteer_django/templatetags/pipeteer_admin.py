@@ -33,8 +33,8 @@ def pretty(text: Text) -> str:
 @register.inclusion_tag("admin/pipeteer_django/panel.html", takes_context=True)
 def pipeteer_panel(context: Any) -> dict[str, Any]:
     """The inboxes of this user with what waits, and the dashboard; nothing but on the first page of an admin site."""
-    request = context["request"]
-    match = request.resolver_match
+    request = context.get("request")
+    match = getattr(request, "resolver_match", None)
     site = getattr(match.func, "admin_site", None) if match is not None and match.url_name == "index" else None
     if site is None:
         return {}

@@ -329,6 +329,17 @@ def test_the_page_between_changes_nothing_and_counts(boss: Client) -> None:
     assert double.Input.objects.failed().count() == 2
 
 
+def test_a_button_is_red_where_something_is_lost(boss: Client) -> None:
+    quad.enqueue(1)
+    chosen = list(quad.Input.objects.all())
+    harmless = {
+        name
+        for name in ("retry", "run_now", "release", "restart", "cancel", "reroute", "complete", "delete_selected")
+        if "pipeteer-harmless" in page_of(asked(boss, quad.Input, name, chosen))
+    }
+    assert harmless == {"retry", "run_now", "release", "reroute", "complete"}
+
+
 def test_nothing_to_do(boss: Client) -> None:
     page = page_of(asked(boss, double.Input, "retry", entries()))
     assert "There is nothing among the chosen" in page
@@ -355,6 +366,12 @@ def test_all_that_match_on_all_pages(act: Act) -> None:
     assert not double.Input.objects.failed().exists()
     assert LogEntry.objects.count() == 1200
     assert double.Input.objects.filter(pk__in=[e.pk for e in others], epoch=0).count() == 5
+
+
+def test_a_page_that_has_gone_since_it_was_asked(act: Act) -> None:
+    """The confirmation is posted to the page of the list that somebody came from."""
+    page = act(double.Input, "retry", failed(), query="?p=2")
+    assert said(page) == ["3 entries will run again."]
 
 
 def test_an_action_has_an_end(act: Act, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,9 +78,10 @@ def test_saving_without_a_change_moves_nothing(boss: Client) -> None:
 def test_an_edit_of_a_running_entry_releases_it(boss: Client) -> None:
     entry = entry_of()
     claim = by_hand.claim_one(double)
+    by_hand.engine(double, available_at=timezone.now() + timedelta(minutes=1))  # however slow this machine is
     assert "A worker is running this entry" in page_of(boss.get(url(double.Input, "change", entry.pk)))
     data = shown(boss, entry)
-    plain(double.Input, "default").update(available_at=timezone.now() + timedelta(minutes=1))  # renewed
+    by_hand.engine(double, available_at=timezone.now() + timedelta(minutes=2))  # renewed
     save(boss, entry, data | {"value": "5"})
     assert len(by_hand.settle(claim, Done(2)).lost) == 1
     assert by_hand.claim_one(double).value == 5

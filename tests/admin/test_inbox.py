@@ -6,13 +6,16 @@ import re
 import threading
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from django.contrib import admin
 from django.contrib.admin import AdminSite
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Permission, User
 from django.db import OperationalError, connection, connections
+from django.template import Context, Template
 from django.test import Client, RequestFactory
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
@@ -110,6 +113,13 @@ def test_a_value_of_another_type_is_shown_all_the_same(boss: Client) -> None:
 def test_a_list_reads_only_the_beginning_of_a_long_value(boss: Client) -> None:
     asked(value="x" * 3000 + "end")
     assert "end" not in page_of(boss.get(url(approve.Input, "inbox"))).partition("xxx")[2].partition("</pre>")[0]
+
+
+@pytest.mark.parametrize(("start", "shown"), [(None, "no value"), ("", "empty text"), ("<b>", "&lt;b&gt;")])
+def test_a_text_that_may_be_missing(rf: RequestFactory, start: str | None, shown: str) -> None:
+    """Of a task whose question is `str | None`."""
+    waiting = inboxrows.Inbox(admin.site.get_model_admin(approve.Input), rf.get("/"))
+    assert shown in waiting._value(SimpleNamespace(value_start=start))
 
 
 @pytest.mark.parametrize("address", ["?after=x", "?after=-1", "?after=" + "9" * 40, "?after=٣"])
@@ -455,6 +465,11 @@ def test_a_table_that_is_not_there_yet_spoils_no_page(boss: Client, monkeypatch:
 
 def test_without_the_template_the_first_page_is_djangos(boss: Client) -> None:
     assert "pipeteer-panel" not in index(boss)
+
+
+def test_without_a_request_there_is_no_panel() -> None:
+    """The admin works without that context processor."""
+    assert "pipeteer-panel" not in Template("{% load pipeteer_admin %}{% pipeteer_panel %}").render(Context())
 
 
 def test_another_site_has_its_own_inboxes(rf: RequestFactory) -> None:

@@ -160,6 +160,7 @@ def in_every_state() -> None:
     """Six entries of `double`: key is the state."""
     double.enqueue(1, key="running")
     by_hand.claim_one(double)
+    by_hand.engine(double, available_at=timezone.now() + timedelta(minutes=5))  # however slow this machine is
     double.enqueue(1, key="ready")
     double.enqueue(1, key="scheduled", delay=timedelta(hours=1))
     double.enqueue(1, key="failed")
@@ -358,6 +359,15 @@ def test_leafing(boss: Client) -> None:
 def test_pages_that_are_not_there(boss: Client, page: str) -> None:
     double.enqueue(1)
     assert boss.get(url(double.Input), {"p": page}, follow=True).status_code == 200
+
+
+def test_a_page_whose_rows_have_gone(boss: Client) -> None:
+    """It is empty, so that it goes on looking, and leads back."""
+    double.enqueue(1)
+    page = boss.get(url(double.Input), {"p": 2})
+    assert page.status_code == 200
+    assert keys(page) == []
+    assert 'href="?p=1" rel="prev"' in page_of(page)
 
 
 def test_an_empty_list(boss: Client) -> None:

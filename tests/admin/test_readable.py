@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
+from django.utils import translation
 
 from pipeteer_django.admin.readable import ITEMS, LENGTH, LEVELS, of_text, readable
-from pipeteer_django.admin.words import Text, json_text
+from pipeteer_django.admin.words import Text, duration, json_text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0.34, "340 ms"), (1.2, "1.2 s"), (59.97, "1 min"), (185, "3 min 5 s"), (15_120, "4 h 12 min")],
+)
+def test_lengths_of_time(seconds: float, said: str) -> None:
+    assert duration(timedelta(seconds=seconds)) == said
+
+
+def test_units_can_be_translated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(translation._trans, "gettext", {"d": "T", "h": "Std"}.__getitem__)
+    assert duration(timedelta(days=23, hours=4)) == "23 T 4 Std"
 
 
 def test_fields_and_lists() -> None:

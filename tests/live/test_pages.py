@@ -61,6 +61,11 @@ def test_messages_wait_for_somebody_who_reads_them(boss: Client) -> None:
     assert not list(get_messages(boss.get(url(quad.Input)).wsgi_request))
 
 
+def test_a_site_without_messages() -> None:
+    request = RequestFactory().get("/", headers=FETCHED)
+    assert "live.js" in Template("{% load pipeteer %}{% live_status %}").render(Context({"request": request}))
+
+
 def test_what_is_fetched_answers_as_everywhere(boss: Client) -> None:
     """Who may not see it is told so, and the script stops."""
     User.objects.create_user("nobody", is_staff=True)

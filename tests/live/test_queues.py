@@ -13,7 +13,7 @@ from django.contrib.sessions.models import Session
 from django.test import Client, override_settings
 
 from pipeteer_django.live import watcher
-from pipeteer_django.live.bridge import bridge
+from pipeteer_django.live.bridge import _bridges, bridge
 from tests.admin.conftest import PEOPLE, person
 from tests.testapp.pipelines import quad
 
@@ -136,12 +136,13 @@ async def test_sockets_per_user_are_limited(boss: Client, viewer: Client, monkey
 
 async def test_nothing_stays_behind(boss: Client) -> None:
     async with socket(f"{PATH}quad", boss), socket(f"{PATH}*", boss):
-        assert len(bridge()._hearers) == 2
-        assert bridge()._subscription
-    assert not bridge()._hearers
-    assert bridge()._subscription is None
+        here = bridge()
+        assert len(here._hearers) == 2
+        assert here._subscription
+    assert not here._hearers
+    assert here._subscription is None
     assert await refused(f"{PATH}nowhere", boss)
-    assert not bridge()._hearers
+    assert asyncio.get_running_loop() not in _bridges
     names = [task.get_coro().__name__ for task in asyncio.all_tasks()]  # type: ignore[union-attr]
     assert not any("_go_on" in name for name in names)
 
@@ -172,7 +173,6 @@ async def test_a_flood(boss: Client) -> None:
         while not messages or "double" not in messages[-1]["changed"]:
             messages.append(await told(open_socket))
         grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    assert took < 6
-    assert 10 <= len(messages) <= 24
+    assert 2 <= len(messages) <= took / watcher.Watcher.pause + 4
     assert len(here._heard) <= 2
     assert grown < 5_000  # kilobytes

@@ -16,7 +16,7 @@ from django.utils.text import Truncator, capfirst
 
 from pipeteer_django.admin import links
 from pipeteer_django.admin.lists import beginning
-from pipeteer_django.admin.readable import of_column, of_text
+from pipeteer_django.admin.readable import of_column, of_text, readable
 from pipeteer_django.admin.states import now_of
 from pipeteer_django.admin.words import Text, duration
 from pipeteer_django.models import Queue
@@ -156,4 +156,6 @@ class Inbox:
         if isinstance(self._admin.opts.get_field("value"), models.JSONField):
             return of_text(Text.of_start(entry.value_start, SHORT))
         start = entry.value_start
-        return of_text(Text(start[:SHORT], cut=len(start) > SHORT, plain=None if len(start) > SHORT else start))
+        if start is None or len(start) <= SHORT:
+            return readable(start)
+        return of_text(Text(start[:SHORT], cut=True))

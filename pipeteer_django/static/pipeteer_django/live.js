@@ -2,12 +2,12 @@
 
    A WebSocket says that something changed, never what: then the page is fetched again, as this user, and what differs
    is changed in place, so that focus, scroll position, selected text and open details stay. Without a socket it looks
-   every 10 seconds. While somebody chooses or types in a part, that part stays as it is; with `data-pipeteer-still`
-   also while the pointer is in it, so that no button moves away under a click. */
+   every 10 seconds. Between two fetches is a second at least, or as many as `data-pipeteer-least` says. While somebody
+   chooses or types in a part, that part stays as it is; with `data-pipeteer-still` also while the pointer is in it, so
+   that no button moves away under a click. */
 "use strict";
 {
     const SECOND = 1000;
-    const LEAST = 1 * SECOND;       // between two fetches
     const POLL = 10 * SECOND;       // without a socket
     const SLOW = 30 * SECOND;       // with one: what it says are hints, and one may be lost
     const LONGEST = 300 * SECOND;   // between two tries of anything that fails
@@ -32,9 +32,11 @@
         clearTimeout(timer);
         if (stopped || busy || document.hidden || !regions.length) { return; }
         const usual = sockets.every(({open}) => open) && sockets.length ? SLOW : POLL;
-        const pause = failures ? Math.min(LONGEST, POLL * 2 ** (failures - 1)) : wanted ? LEAST : usual;
+        const pause = failures ? Math.min(LONGEST, POLL * 2 ** (failures - 1)) : wanted ? least() : usual;
         timer = setTimeout(look, Math.max(0, last + pause - Date.now()));
     }
+
+    function least() { return SECOND * Math.max(...regions.map(({dataset}) => Number(dataset.pipeteerLeast) || 1)); }
 
     function want() {
         wanted = true;
