@@ -64,8 +64,10 @@ class Desk:
         trusted = bool(work.hints) and not single_writer(self._using)
         if trusted:
             self.intake.trust(work.hints)
+        elif work.hints:
+            # On SQLite a turn takes the only lock there is, looking takes none.
+            self.intake.glance(work.hints)
         elif work.look:
-            # On SQLite also for a hint: looking takes no lock, a turn takes the only one.
             self.intake.look()
         targets = self.intake.targets(work.threads) if work.slots else []
         if not work.tickets and not targets:
@@ -76,7 +78,7 @@ class Desk:
         turn = take_turn(work.tickets, appetite, using=self._using)
         self.tell(turn)
         if trusted and not turn.claims:
-            self.intake.look()  # it may be due later, or have a priority not met before
+            self.intake.glance(work.hints)  # it may be due later, or have a priority not met before
         return turn
 
     # Made on the database thread: they look which tables there are.

@@ -81,6 +81,12 @@ class Intake:
             pause = min(pause, max(self.next_due.total_seconds(), 0.001))
         self.next_look = time.monotonic() + pause
 
+    def glance(self, ids: Iterable[str]) -> None:
+        """Ask only these queues, which were said to have work; when all are to be asked again stays as it is."""
+        later = self._look_at(sorted(ids))
+        if later:
+            self.next_look = min(self.next_look, time.monotonic() + max(min(later).total_seconds(), 0.001))
+
     def _look_at(self, ids: Sequence[str]) -> list[timedelta]:
         seen = self._peek(ids)
         while seen.unknown:
