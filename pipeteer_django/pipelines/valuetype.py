@@ -208,7 +208,7 @@ class ValueType:
             return self._check_row(value)
         if self.kind == "json":
             return self._read(self._write(value))
-        checked = self._validate(value)
+        checked = value if self._is_plain(value) else self._validate(value)
         _check_native(_raw(checked))
         return checked
 
@@ -238,6 +238,8 @@ class ValueType:
         """Check `value` and write it as plain JSON objects: dates as ISO text, a row as its pk."""
         if self.kind == "json":
             return self.to_stored(value)
+        if self._is_plain(value):
+            return self.check(value)
         plain = to_jsonable_python(self.to_stored(value)) if self.kind == "model" else self._dump(self.check(value))
         check_portable(plain, max_bytes=settings().MAX_VALUE_BYTES)
         return plain
@@ -246,6 +248,8 @@ class ValueType:
         """The typed value of what `to_json` wrote; a row becomes a ModelReference."""
         if self.kind == "model":
             return self._reference(plain)
+        if self._is_plain(plain):
+            return plain
         try:
             text = to_text(plain)
         except (TypeError, ValueError) as error:
@@ -255,6 +259,10 @@ class ValueType:
     def from_text(self, text: str | bytes) -> Any:
         """The typed value of a JSON text, as a JSON column holds it."""
         return self._read(text)
+
+    def _is_plain(self, value: Any) -> bool:
+        """Whether the value needs no conversion in any direction, so that pydantic need not be asked."""
+        return type(value) is self.annotation and self.annotation in (int, bool)
 
     # Pydantic
 
