@@ -37,8 +37,12 @@ class Leg:
 
 
 # Without wake-ups only that is different which waits for somebody else.
+WAITING = ("competing", "stopping", "supervisor", "wakeups", "warm")
 POLLING = Leg(
-    "sqlite-no-wakeups", "sqlite", False, ("tests/processes", "tests/queues/test_results.py", "tests/wakeups")
+    "sqlite-no-wakeups",
+    "sqlite",
+    False,
+    ("tests/queues/test_results.py", "tests/wakeups", *(f"tests/processes/test_{name}.py" for name in WAITING)),
 )
 LEGS = [*(Leg(vendor, vendor) for vendor in databases.VENDORS), POLLING]
 
