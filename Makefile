@@ -3,7 +3,8 @@
 #   make demo         durable workflows on SQLite; a worker is killed half-way and nothing is lost
 #   make dev          the example site, a worker and the wake-up proxy, for clicking around
 #   make test         the tests, on every database that can be had here
-#   make bench        the benchmarks, beside the raw database and the peers that are installed: about half an hour
+#   make bench        the benchmarks, beside raw SQL and the peers that are installed: see docs/performance.md
+#   make pictures     the tables and pictures of docs/performance.md, again, from benchmarks/results.json
 #   make screenshots  the pictures in docs/images; needs Debian's packages chromium and chromium-driver
 #   make lint         ruff and mypy
 #   make format       let ruff rewrite what it can
@@ -21,7 +22,7 @@ python := $(VENV)/bin/python
 pip := $(python) -m pip --disable-pip-version-check
 installed := $(VENV)/.installed
 
-.PHONY: help demo dev test bench screenshots lint format migrations clean
+.PHONY: help demo dev test bench pictures screenshots lint format migrations clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -37,6 +38,9 @@ test: $(installed)
 
 bench: $(installed)
 	$(python) -m benchmarks $(ARGS)
+
+pictures: $(installed)
+	$(python) -m benchmarks.pictures
 
 screenshots: $(installed)
 	$(python) -m tests.screenshots

@@ -70,16 +70,24 @@ class Measurement:
         self.marks.reset()
         begun = now()
         self.start(workers)
+        self.until(lambda: self.marks.count() > 0, 60)
+        used, machine, since = self.cpu(), processes.machine_seconds(), now()
         self.until(lambda: self.marks.count() >= bodies, 120)
         self.until(lambda: self.peer.pending() == 0, 30)
         end, first = now(), self.marks.first()
-        cpu = sum(processes.cpu_seconds(worker.pid) for worker in self.workers)
+        used = self.cpu() - used
+        busy, total = (after - before for after, before in zip(processes.machine_seconds(), machine, strict=True))
         extra = self.marks.count() - bodies
         self.stop()
         return {
             "count": runs, "workers": workers, "per_second": runs / (end - first), "first_s": first - begun,
-            "cpu_ms": 1000 * cpu / runs, "extra_bodies": extra,
+            "cpu_ms": 1000 * used / runs, "worker_percent": 100 * used / workers / (end - since),
+            "busy_percent": 100 * busy / max(total, 0.01), "extra_bodies": extra,
         }  # fmt: skip
+
+    def cpu(self) -> float:
+        """Processor time of all workers."""
+        return sum(processes.cpu_seconds(worker.pid) for worker in self.workers)
 
     # Workloads
 
@@ -99,8 +107,8 @@ class Measurement:
         return result
 
     def w2(self) -> Result:
-        """Drain a queue."""
-        count = self.options.get("count", self.peer.tasks)
+        """Drain a queue; more for several workers, because they do not come up at the same moment."""
+        count = self.options.get("count", self.peer.tasks) * self.options.get("workers", 1)
         self.peer.preload(count)
         return self.drain(count, count)
 
@@ -109,7 +117,7 @@ class Measurement:
         self.warm()
         pause, limit = random.Random(1), now() + 25
         start, committed, result = [], [], []
-        for number in range(self.options.get("count", 200)):
+        for number in range(self.options.get("count", 500)):
             if now() > limit:
                 break
             called = now()
@@ -125,9 +133,11 @@ class Measurement:
             time.sleep(0.02 + pause.random() * self.peer.jitter)
         self.stop()
         return {
-            "count": len(start), "start_p50_ms": statistics.median(start), "start_p95_ms": p95(start),
-            "start_after_commit_p50_ms": statistics.median(committed),
-            "result_p50_ms": statistics.median(result), "result_p95_ms": p95(result),
+            "count": len(start), "start_p50_ms": statistics.median(start), "start_p95_ms": percentile(start, 95),
+            "start_p99_ms": percentile(start, 99), "start_after_commit_p50_ms": statistics.median(committed),
+            "result_p50_ms": statistics.median(result), "result_p95_ms": percentile(result, 95),
+            "result_p99_ms": percentile(result, 99),
+            "start_ms": [round(each, 3) for each in start], "result_ms": [round(each, 3) for each in result],
         }  # fmt: skip
 
     def w4(self) -> Result:
@@ -184,23 +194,30 @@ class Measurement:
     def w8(self) -> Result:
         """An idle worker: processor, memory, and what it asks of the database."""
         seconds = self.options.get("seconds", 20)
-        log = self.peer.folder / "statements.log"
-        if self.options.get("statements"):
-            os.environ["BENCH_STATEMENTS"] = str(log)
-            log.touch()
         self.warm()
         time.sleep(4)
         pid = self.workers[0].pid
-        before, cpu, lines, start = self.peer.counters(), processes.cpu_seconds(pid), lines_of(log), now()
+        before, cpu, start = self.peer.counters(), processes.cpu_seconds(pid), now()
         time.sleep(seconds)
         took = now() - start
         result: Result = {
             "cpu_percent": 100 * (processes.cpu_seconds(pid) - cpu) / took, "memory_mb": processes.memory_mb(pid),
         }  # fmt: skip
-        if log.exists():
-            result["statements_per_second"] = (lines_of(log) - lines) / took
         for name, value in self.peer.counters().items():
             result[f"{name}_per_second"] = (value - before[name]) / took
+        self.stop()
+        return result
+
+    def w8_counted(self) -> Result:
+        """The same with every statement logged, which costs time: hence a measurement of its own."""
+        log = self.peer.folder / "statements.log"
+        os.environ["BENCH_STATEMENTS"] = str(log)
+        log.touch()
+        self.warm()
+        time.sleep(4)
+        lines, start = lines_of(log), now()
+        time.sleep(self.options.get("seconds", 20))
+        result = {"statements_per_second": (lines_of(log) - lines) / (now() - start)}
         self.stop()
         return result
 
@@ -235,9 +252,9 @@ def fsync_ms(folder: Path) -> float:
     return statistics.mean(times)
 
 
-def p95(values: list[float]) -> float:
-    """The value that 95 % do not exceed."""
-    return sorted(values)[int(len(values) * 0.95)]
+def percentile(values: list[float], percent: int) -> float:
+    """The value that so many percent do not exceed."""
+    return sorted(values)[len(values) * percent // 100]
 
 
 def lines_of(path: Path) -> int:

@@ -42,6 +42,15 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
+def machine_seconds() -> tuple[float, float]:
+    """Busy time of all processors together, and all of their time. Zeros where there is no /proc."""
+    try:
+        fields = [int(word) / _TICKS for word in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+    except OSError:
+        return 0.0, 0.0
+    return sum(fields) - fields[3] - fields[4], sum(fields)  # idle, and idle while a disk works
+
+
 def memory_mb(pid: int) -> float:
     """Resident memory of a process. 0 where there is no /proc."""
     try:

@@ -32,6 +32,8 @@ class Peer:
     """W3's random pause between two tasks: the poll interval of a peer that polls, so that no phase is favoured."""
     bulk: Any = None
     """bulk(numbers): the peer's own way to enqueue many at once, if it has one."""
+    counting: Any = None
+    """The connection of `counters`."""
 
     def __init__(self, name: str, url: str, folder: Path) -> None:
         self.name, self.url, self.folder = name, url, folder
@@ -104,8 +106,15 @@ class Peer:
         raise NotImplementedError
 
     def counters(self) -> dict[str, float]:
-        """What the database has counted so far."""
-        return {}
+        """Transactions that PostgreSQL has counted in this database so far, reading ones too."""
+        if self.vendor != "postgres":
+            return {}
+        import psycopg
+
+        if not self.counting:
+            self.counting = psycopg.connect(self.url, autocommit=True)
+        sql = "select xact_commit + xact_rollback from pg_stat_database where datname = current_database()"
+        return {"transactions": float(self.counting.execute(sql).fetchone()[0])}
 
 
 def load(name: str) -> Peer:

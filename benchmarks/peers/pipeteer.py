@@ -16,6 +16,7 @@ MANAGE = str(Path(__file__).parents[1] / "site" / "manage.py")
 class Pipeteer(Peer):
     """W1 enqueues with one call each, bulk is `enqueue_many`, and `wait` is `run.result()`."""
 
+    tasks = 20_000
     quads = 3_000
 
     def prepare(self) -> None:
@@ -69,18 +70,6 @@ class Pipeteer(Peer):
 
     def start_fan(self, width: int) -> Any:
         return self.all.fan.enqueue(width)
-
-    def counters(self) -> dict[str, float]:
-        return transactions() if self.vendor == "postgres" else {}
-
-
-def transactions() -> dict[str, float]:
-    """Transactions that PostgreSQL has counted in this database, reading ones too."""
-    from django.db import connection
-
-    with connection.cursor() as cursor:
-        cursor.execute("select xact_commit + xact_rollback from pg_stat_database where datname = current_database()")
-        return {"transactions": float(cursor.fetchone()[0])}
 
 
 def make(name: str, url: str, folder: Path) -> Peer:

@@ -26,6 +26,7 @@ LEASE = 120.0
 class Raw(Peer):
     """What both databases share; `?` stands for a parameter."""
 
+    tasks = 5_000
     quads = 500
     skip_locked = ""
 
