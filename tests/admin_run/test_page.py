@@ -13,7 +13,8 @@ from django.utils import timezone
 
 from pipeteer_django.admin.run import tree as runtree
 from pipeteer_django.queues.claim import plain
-from tests.admin_run.pages import WRITES, address, page, seen, statements
+from tests.admin_run.pages import WRITES, address, page, post, seen, statements
+from tests.admin_run.urls import EntryAdmin
 from tests.queues.clockwork import Clockwork
 from tests.testapp.pipelines import (
     add_one,
@@ -159,6 +160,22 @@ def test_another_runs_step_is_no_caller(boss: Client, work: Clockwork) -> None:
     assert "Called by" not in page(boss, run.id, f"?from=scripted:{step.pk}")
 
 
+def test_a_child_without_steps_has_a_page_and_only_its_own_caller(boss: Client, work: Clockwork) -> None:
+    async def child(x: Any, ctx: Any) -> Any:
+        return x
+
+    async def code(x: Any, ctx: Any) -> Any:
+        return await ctx.call(scripted_child, 2)
+
+    work.play((scripted_child, child))
+    start(work, code)
+    alone = scripted_child.enqueue(2, key="alone")
+    work.run()
+    step = plain(scripted.Step, "default").get()
+    assert "Called by" in page(boss, step.child_id, f"?from=scripted:{step.pk}", model="scriptedchildinput")
+    assert "Called by" not in page(boss, alone.id, f"?from=scripted:{step.pk}", model="scriptedchildinput")
+
+
 def test_children_are_not_shown_to_who_may_not_see_them(work: Clockwork, client_of: Callable[[str], Client]) -> None:
     async def child(x: Any, ctx: Any) -> Any:
         await ctx.call(double, 33333)
@@ -250,7 +267,9 @@ def test_what_people_write_is_inert(boss: Client, work: Clockwork, nasty: str) -
     run = scripted.enqueue({nasty: nasty}, key=nasty)
     scripted.send(nasty, nasty, nasty)
     work.run()
-    for key in list(approve.Input.objects.values_list("key", flat=True)):
+    keys = list(approve.Input.objects.values_list("key", flat=True))
+    assert keys
+    for key in keys:
         htmls = [page(boss, run.id), page(boss, run.id, "?step=2"), page(boss, run.id, "?step=3&do=correct")]
         assert approve.push(key, True)
         work.run()
@@ -337,6 +356,18 @@ def test_who_may_do_what(verb: str, who: str, work: Clockwork, client_of: Callab
     assert status == logged_in.get(who, 302)
     # A run that did not fail cannot be retried, whoever wants it.
     assert (rows() != before) == (who == "changer" and verb not in ("", "retry"))
+
+
+def test_what_its_admin_hides_has_no_page(boss: Client, work: Clockwork, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, before = start(work), rows()
+    monkeypatch.setattr(EntryAdmin, "get_queryset", lambda self, request: self.model.objects.exclude(key="task"))
+    assert boss.get(address(run.id)).status_code == 404
+    for verb in ("correct", "rerun", "cancel", "restart", "retry"):
+        data = seen(run.id, step=1, value="true", done_at="")
+        assert boss.post(address(run.id, verb), data).status_code == 404
+    assert rows() == before
+    other = scripted.enqueue(1, key="other")
+    assert post(boss, other.id, "restart", seen(other.id))[1] == "The run begins again."
 
 
 def test_a_viewer_sees_no_forms(work: Clockwork, client_of: Callable[[str], Client]) -> None:

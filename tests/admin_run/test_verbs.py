@@ -112,6 +112,18 @@ def test_of_two_corrections_the_second_is_told(boss: Client, work: Clockwork) ->
     assert "has left its queue" in said
 
 
+def test_a_form_that_was_refused_stands_for_the_step_that_it_showed(boss: Client, work: Clockwork) -> None:
+    run = start(work)
+    form = seen(run.id, step=0, value="nonsense", done_at=done_at(0))
+    post(boss, run.id, "correct", {**form, "value": "77"})  # somebody was faster
+    work.run()
+    refused = Page(boss.post(address(run.id, "correct"), form).content.decode())
+    again = dict(refused.pairs) | {"value": "5"}
+    assert (again["branch"], again["done_at"]) == ("0", form["done_at"])
+    assert "has changed since you saw it" in post(boss, run.id, "correct", again)[1]
+    assert scripted.Step.objects.get(branch=1, index=0).result == 77
+
+
 def test_run_again_from_a_step(boss: Client, work: Clockwork) -> None:
     run = start(work)
     assert "Run again from step 1" in page(boss, run.id, "?step=1&do=rerun")

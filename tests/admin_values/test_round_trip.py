@@ -17,8 +17,19 @@ from hypothesis import strategies as st
 
 from pipeteer_django.exceptions import InvalidValue
 from pipeteer_django.pipelines.valuetype import ValueType
-from tests.admin_values.browser import Page, form_class
-from tests.admin_values.types_of_forms import Address, Colour, Customer, Everything, Line, Mixed, Order, Pair, Tree
+from tests.admin_values.browser import Page, form_class, shown, submitted
+from tests.admin_values.types_of_forms import (
+    Address,
+    Colour,
+    Customer,
+    Everything,
+    Line,
+    Mixed,
+    Order,
+    Pair,
+    Tagged,
+    Tree,
+)
 
 pytestmark = pytest.mark.once
 
@@ -71,6 +82,9 @@ CASES: dict[str, tuple[Any, st.SearchStrategy[Any]]] = {
     "Enum": (Colour, st.sampled_from(Colour)),
     "mixed Enum": (Mixed, st.sampled_from(Mixed)),
     "Literal": (Literal["a", "", "b", None], st.sampled_from(["a", "", "b", None])),
+    "Literal of one": (Literal["a"] | None, st.sampled_from(["a", None])),
+    "given bool": (Annotated[bool, models.BooleanField()] | None, st.none() | st.booleans()),
+    "TypedDict of one": (Tagged, st.from_type(Tagged)),
     "Decimal": (Decimal, st.decimals(allow_nan=False, allow_infinity=False)),
     "money": (
         Annotated[Decimal, models.DecimalField(max_digits=9, decimal_places=2)],
@@ -113,6 +127,23 @@ def test_unchanged_means_equal(name: str) -> None:
         assert value_type.to_stored(again.cleaned_data["value"]) == stored, page.pairs
 
     round_trip()
+
+
+@pytest.mark.parametrize(
+    ("annotation", "nothing", "something"),
+    [
+        (Literal["a"] | None, None, "a"),
+        (Annotated[bool, models.BooleanField()] | None, None, False),
+        (Tagged, {"name": "x"}, {"name": "x", "kind": "only"}),
+    ],
+)
+def test_the_only_choice_is_not_no_value(annotation: Any, nothing: Any, something: Any) -> None:
+    for value in (nothing, something):
+        html = shown(annotation, value)
+        assert "pv-json" not in html
+        form = submitted(annotation, Page(html).submit())
+        assert form.is_valid(), form.errors
+        assert form.cleaned_data["value"] == value
 
 
 STRANGE = st.recursive(

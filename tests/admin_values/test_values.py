@@ -168,6 +168,8 @@ def test_keys_of_a_mapping_are_rows_too() -> None:
     assert form.cleaned_data["value"] == {"a": 1, "b": 2}
     twice = sent(dict[str, int], {"a": 1}, **{"value-1--key": "a", "value-1-value": "2"})
     assert "The key appears twice." in errors(twice)[0]
+    named_like_it = {"value-1--key": "a", "value-1-value": "2", "value-2--key": "a (2)", "value-2-value": "3"}
+    assert errors(sent(dict[str, int], {"a": 1}, **named_like_it)) == ["['a (2)']: The key appears twice."]
 
 
 def test_no_value_is_not_the_empty_text() -> None:

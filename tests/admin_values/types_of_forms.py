@@ -57,6 +57,11 @@ class Address(TypedDict):
     floor: NotRequired[str | None]
 
 
+class Tagged(TypedDict):
+    name: str
+    kind: NotRequired[Literal["only"]]
+
+
 class Pair(NamedTuple):
     left: int
     right: str = "x"

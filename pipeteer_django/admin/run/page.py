@@ -79,6 +79,8 @@ def _read(request: HttpRequest, model_admin: Any, run_id: int) -> Run:
     workflow, using = model_admin.model.pipeline, _alias(model_admin)
     if not model_admin.has_view_permission(request):
         raise PermissionDenied
+    # Before the run is read: who comes to it while it leaves its queue finds it all the same.
+    shown = model_admin.get_queryset(request).using(using).filter(pk=run_id).exists()
     caller, _colon, step_id = request.GET.get("from", "").partition(":")
     run = runtree.read(
         workflow,
@@ -89,7 +91,7 @@ def _read(request: HttpRequest, model_admin: Any, run_id: int) -> Run:
         caller=(caller, min(int(step_id), 2**62)) if _is_number(step_id) else None,
         may_see=partial(may_see, model_admin.admin_site, request),
     )
-    if run is None:
+    if run is None or (run.live and not shown):
         raise Http404(_("There is no trace of run %(run)s of %(id)s.") % {"run": run_id, "id": workflow.id})
     if run.live and not model_admin.has_view_permission(request, run.row):
         raise PermissionDenied
@@ -144,10 +146,10 @@ def _open(
     if whole is not None:
         row.param, row.result = whole
     do = request.GET.get("do", "")
-    if row.can_correct and (do == "correct" or form is not None):
+    if row.correct and (do == "correct" or form is not None):
         pipeline, result = registry.get(row.step.pipeline), whole[1].plain if whole else None
         row.form = form or correct_form(pipeline, None, result, model_admin.admin_site)
-    row.asks_rerun = row.can_rerun and do == "rerun"
+    row.asks_rerun = bool(row.rerun) and do == "rerun"
     return row
 
 
@@ -261,7 +263,7 @@ def _do(request: HttpRequest, model_admin: Any, run: Run, act: Callable[[str], i
     else:
         messages.success(request, said)
         entry = plain(run.workflow.Input, using).filter(pk=goes_on).first() or run.row
-        model_admin.log_change(request, entry, f"{said} (run {run.id})")
+        model_admin.log_change(request, entry, _("%(said)s (run %(run)s)") % {"said": said, "run": run.id})
     return HttpResponseRedirect(_back(model_admin, run.workflow, using, goes_on))
 
 

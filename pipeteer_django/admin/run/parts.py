@@ -1,4 +1,4 @@
-"""A run as its page shows it: plain dataclasses that `runtree` fills."""
+"""A run as its page shows it: plain dataclasses that `tree.py` fills."""
 
 from __future__ import annotations
 

@@ -46,13 +46,13 @@ class Links:
         found = None if pipeline is None or pipeline.kind != "workflow" else self._page(pipeline, "run", run_id)
         return f"{found}?{urlencode(query)}" if found and query else found
 
-    def child(self, step: Step, caller: str) -> str | None:
+    def child(self, step: Step) -> str | None:
         """The page of a step's child: its run, or as long as that is in its queue its entry, for a task to answer."""
         pipeline = registry.get(step.pipeline)
         if pipeline is None or step.child_id is None:
             return None
         if pipeline.kind == "workflow":
-            query: dict[str, Any] = {"from": f"{caller}:{step.id}"}
+            query: dict[str, Any] = {"from": f"{step.workflow}:{step.id}"}
             return self.run(pipeline.id, step.child_id, **query)
         page = "answer" if pipeline.kind == "task" else "change"
         return self._page(pipeline, page, step.child_id) if step.live else None
@@ -122,9 +122,9 @@ class Row:
     whole: str | None
     """To this page with all that is known about the step."""
     correct: str | None
+    """To its form, if its result can be corrected."""
     rerun: str | None
-    can_correct: bool
-    can_rerun: bool
+    """To the question, if the run can run again from here."""
     open: bool = False
     asks_rerun: bool = False
     form: forms.Form | None = None
@@ -144,7 +144,6 @@ def row(step: Step, run: Run, links: Links, *, may_change: bool) -> Row:
     again = here and run.row is not None
     error = step.error or {}
     anchor = f"#step-{step.name}"
-    caller = run.workflow.id if mine else _caller_of(step, run)
     said = f"{error.get('type', '')}: {error.get('message', '')}".removeprefix(": ")
     return Row(
         step=step,
@@ -154,19 +153,11 @@ def row(step: Step, run: Run, links: Links, *, may_change: bool) -> Row:
         message=said[:500],
         traceback=str(error.get("traceback", ""))[-_TAIL:],
         took=duration((step.ended or run.now) - step.created_at) if step.ended or run.live else "",
-        link=links.child(step, caller),
+        link=links.child(step),
         whole=links.here(step=step.index) + anchor if mine else None,
         correct=links.here(step=step.index, do="correct") + anchor if correctable else None,
         rerun=links.here(step=step.index, do="rerun") + anchor if again else None,
-        can_correct=correctable,
-        can_rerun=again,
     )
-
-
-def _caller_of(step: Step, run: Run) -> str:
-    """The workflow whose step it is."""
-    above = step.name.rpartition(".")[0]
-    return next((other.pipeline for other in run.rows() if other.name == above), run.workflow.id)
 
 
 # The run itself

@@ -73,7 +73,7 @@ def label(step: Any) -> str:
     said, name = step.param.plain, str(step.pipeline)
     if step.kind == "send" and isinstance(said, dict):
         return _("send %(name)s to %(workflow)s") % {"name": said.get("name"), "workflow": said.get("workflow")}
-    if step.kind == "patch":
+    if step.kind == "patch" and not step.param.cut:
         return str(_("patched %s") % said)
-    words = {"timer": _("timer"), "send": _("send"), "random": _("seed of random")}
+    words = {"timer": _("timer"), "send": _("send"), "random": _("seed of random"), "patch": _("patched")}
     return words.get(step.kind, name)

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 from django.utils.formats import date_format
+from django.utils.translation import gettext as _
 
 from pipeteer_django.admin.run.state import State, label
 from pipeteer_django.admin.words import duration
@@ -71,8 +72,6 @@ class Row:
     width: float
     open: bool
     """It has not ended: the shape goes on to the present."""
-    beyond: bool
-    """A timer that is due after the picture's end."""
     text: str
     text_x: float
     anchor: str
@@ -91,8 +90,6 @@ class Picture:
     now: float | None
     states: list[State]
     width: int = WIDTH
-    gutter: int = GUTTER
-    right: int = WIDTH - RIGHT
     top: int = TOP
     row_height: int = ROW
     bar_height: int = BAR
@@ -117,7 +114,7 @@ class Scale:
 
 
 def draw(steps: Sequence[Any], messages: Sequence[Any], now: datetime, zone: tzinfo, *, live: bool) -> Picture | None:
-    """The picture of these steps (runparts.Step, parents before children); None where there is nothing to draw.
+    """The picture of these steps (parts.Step, parents before children); None where there is nothing to draw.
 
     `live`: the run goes on, so that its open steps reach to the present, and the present is marked.
     """
@@ -176,7 +173,6 @@ def _row(step: Any, scale: Scale, top: float, now: datetime) -> Row:
         x=x,
         width=round(width, 1),
         open=step.ended is None,
-        beyond=step.ended is None and step.due is not None and step.due > scale.end,
         text=text,
         text_x=text_x,
         anchor=anchor,
@@ -213,7 +209,7 @@ def _beside(x: float, width: float, text: str) -> tuple[float, str]:
 
 
 def _mark(message: Any, scale: Scale) -> Mark:
-    title = "cancellation" if message.cancels else message.name
+    title = _("cancellation") if message.cancels else message.name
     return Mark(scale.x(message.sent_at), TOP + LANE / 2, title, message.order is not None)
 
 

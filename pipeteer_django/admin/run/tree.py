@@ -64,12 +64,13 @@ def read(
     branches = list(
         _steps(workflow, using).filter(run_id=run_id).values_list("branch").annotate(Count("id")).order_by("-branch")
     )
-    if not (_read_input(run, using) or _read_output(run, using) or branches):
-        return None
-    if run.row is None:
-        run.branch = branches[0][0]
+    there = _read_input(run, using) or _read_output(run, using) or branches
     if not run.live:
         _read_caller(run, using, *(caller or ("", 0)))
+    if not (there or run.caller):
+        return None
+    if run.row is None and branches:
+        run.branch = branches[0][0]
     counts: dict[int, int] = dict(branches)
     run.shown_branch = branch if branch in counts else run.branch
     run.total = counts.get(run.shown_branch, 0)
@@ -81,7 +82,7 @@ def read(
 
 
 def exists(workflow: Pipeline[Any, Any], using: str, run_id: int) -> bool:
-    """Whether `read` would find anything."""
+    """Whether there is a row of it."""
     return (
         plain(workflow.Input, using).filter(pk=run_id).exists()
         or plain(workflow.Output, using).filter(run_id=run_id).exists()
@@ -123,7 +124,7 @@ def _read_caller(run: Run, using: str, workflow: str, step_id: int) -> None:
     if pipeline is None or pipeline.kind != "workflow":
         return
     step = _steps(pipeline, using).filter(pk=step_id, pipeline=run.workflow.id).first()
-    if step is None or (run.row is None and step.child_id != run.id):
+    if step is None or (not run.live and step.child_id != run.id):
         return
     run.caller = Caller(workflow, step.run_id, step.index)
     if run.row is not None:

@@ -30,7 +30,6 @@ class Row:
 
     value: Draft
     key: str = ""
-    number: int = field(default=0, compare=False)
 
 
 @dataclass

@@ -117,7 +117,7 @@ class Rows(Part):
         if not isinstance(plain, list):
             raise Misfit(_("The stored value is no list."))
         _refuse_long(len(plain))
-        return Draft(rows=[Row(self.item.draft(item), number=number) for number, item in enumerate(plain)])
+        return Draft(rows=[Row(self.item.draft(item)) for item in plain])
 
     def take(self, sent: Sent, name: str) -> Draft:
         """The rows that are to be kept, and new ones in which there is something."""
@@ -191,9 +191,10 @@ class Mapping(Rows):
                 row.value.errors.append(_("The key holds a character that no database stores."))
             if row.key in found:
                 row.value.errors.append(_("The key appears twice."))
-                draft.placed[f"{row.key} (2)"] = row.value
-            else:
-                draft.placed[row.key] = row.value
+            place = row.key
+            while place in draft.placed:
+                place = f"{place} (2)"
+            draft.placed[place] = row.value
             found[row.key] = value
         return found
 

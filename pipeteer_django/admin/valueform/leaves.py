@@ -74,7 +74,7 @@ class Leaf(Part):
 
     def dump(self, draft: Draft) -> Any:
         """What the form field makes of it, as plain JSON."""
-        if problem := refuse(draft.text, long=self.takes_blank):
+        if problem := refuse(draft.text, long=self.takes_blank and isinstance(self.field, forms.CharField)):
             draft.errors = [problem]
             return None
         try:
@@ -227,9 +227,10 @@ def choice_leaf(options: Sequence[tuple[Any, str]], *, optional: bool = False) -
                 return key
         raise ValueError
 
-    leaf = Leaf(forms.ChoiceField(choices=choices), key_of, by_key.__getitem__)
-    leaf.names_empty = True
-    leaf.empty_text = keys[0] if len(keys) == 1 and not optional else ""
+    alone = len(keys) == 1 and not optional
+    leaf = Leaf(forms.ChoiceField(choices=choices), key_of, by_key.__getitem__, takes_blank=alone)
+    leaf.names_empty = optional
+    leaf.empty_text = keys[0] if alone else ""
     return leaf
 
 
@@ -273,7 +274,8 @@ def given_leaf(given: models.Field[Any, Any]) -> Leaf | None:
     field = given.formfield()
     if not isinstance(field, forms.Field) or isinstance(field.widget, forms.MultiWidget):
         return None
-    takes_blank = isinstance(field, forms.CharField) and not field.required
+    is_box = isinstance(field.widget, forms.CheckboxInput)
+    takes_blank = is_box or (isinstance(field, forms.CharField) and not field.required)
     if isinstance(field, forms.CharField):
         field.strip, field.empty_value = False, ""
     return Leaf(field, given.to_python, lambda value: value, takes_blank=takes_blank)

@@ -74,7 +74,7 @@ class Moment(Part):
         if offset is None:
             return "none", moment
         if offset and not self.column:
-            return moment.isoformat()[-len(_offset(moment)) :], moment.replace(tzinfo=None)
+            return _offset(moment), moment.replace(tzinfo=None)
         if django_settings.USE_TZ:
             try:
                 wall = timezone.localtime(moment).replace(tzinfo=None, fold=0)

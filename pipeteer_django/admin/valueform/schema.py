@@ -153,13 +153,14 @@ class _Builder:
             return self._array(schema, inside.deeper())
         return self._register(self._simple(schema, inside))
 
-    def _choice(self, schema: dict[str, Any]) -> Part:
+    def _choice(self, schema: dict[str, Any], *, optional: bool = False) -> Part:
         plains = schema["enum"] if "enum" in schema else [schema["const"]]
         labels = schema.get(_LABELS, plains)
         options = [(plain, str(label)) for plain, label in zip(plains, labels, strict=True) if plain is not None]
         if any(not isinstance(plain, (str, int, float)) for plain, _label in options):
             return Part()
-        return Perhaps(choice_leaf(options, optional=True)) if None in plains else choice_leaf(options)
+        optional = optional or None in plains
+        return Perhaps(choice_leaf(options, optional=True)) if optional else choice_leaf(options)
 
     def _any_of(self, branches: list[Any], inside: _Inside) -> Part:
         """X or None; a union of unlike shapes is edited as JSON."""
@@ -169,17 +170,14 @@ class _Builder:
         branch = self._followed(rest[0])
         if branch.get("type") == "boolean":
             return Perhaps(choice_leaf([(True, _("Yes")), (False, _("No"))], optional=True))
-        if "enum" in branch:
-            return self._choice({**branch, "enum": [*branch["enum"], None], _LABELS: self._labels(branch)})
+        if "enum" in branch or "const" in branch:
+            return self._choice(branch, optional=True)
         part = self._part(rest[0], inside)
         return part if part.in_json else Perhaps(part)
 
     def _followed(self, schema: dict[str, Any]) -> dict[str, Any]:
         found = self.definitions.get(schema.get("$ref", "").removeprefix("#/$defs/"), schema)
         return found if isinstance(found, dict) else {}
-
-    def _labels(self, schema: dict[str, Any]) -> list[Any]:
-        return [*schema.get(_LABELS, schema["enum"]), ""]
 
     def _object(self, schema: dict[str, Any], inside: _Inside) -> Part:
         if "properties" in schema:

@@ -1,4 +1,4 @@
-/* The rows and "no value" boxes of a typed value (pipeteer_django/admin/values.py). Without it, everything still works:
+/* The rows and "no value" boxes of a typed value (pipeteer_django/admin/valueform/). Without it, everything still works:
    an empty row at the end takes a new item, and a box at each row says whether it is kept. */
 "use strict";
 {
