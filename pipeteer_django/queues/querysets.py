@@ -16,6 +16,7 @@ from pipeteer_django.exceptions import DuplicateKey, EngineColumn, InvalidValue,
 from pipeteer_django.pipelines.pipeline import Pipeline
 from pipeteer_django.pipelines.workflow import Workflow
 from pipeteer_django.queues import people, runs
+from pipeteer_django.queues.arrivals import insert_entries
 from pipeteer_django.queues.available import Soon
 from pipeteer_django.queues.claim import plain
 from pipeteer_django.queues.database import DatabaseNow
@@ -206,14 +207,23 @@ class InputManager(OfPipeline, models.Manager.from_queryset(InputQuerySet)):  # 
 
     def enqueue_many(self, values: Iterable[Any], *, output: str = "output", priority: int = 0) -> list[Run]:
         """See Pipeline.enqueue_many."""
-        entries = [self._entry(value, key=None, output=output, priority=priority) for value in values]
-        queryset: Any = self.get_queryset()
-        return [self._run(entry) for entry in queryset.bulk_create(entries, batch_size=1000)]
+        check_columns({"priority": priority})
+        using, stored = self._alias, [self._stored(value) for value in values]
+        for value in stored:
+            check_storable(self.model, using, {"value": value, "output": output})
+        entries = insert_entries(self.model, using, stored, output=output, priority=int(priority))
+        wake_on_commit(using, self._pipeline.id)
+        enqueued(using, self._pipeline, [key for _, key in entries])
+        return [Run(self._pipeline, id, key, output, using) for id, key in entries]
 
     def _entry(self, value: Any, *, key: str | None, **columns: Any) -> Any:
         attribute = self.model._meta.get_field("value").attname
-        stored = self._pipeline.input.to_stored(self._pipeline.input.check(value)) if attribute != "value" else value
-        return self.model(**{attribute: stored}, key=str(uuid.uuid4()) if key is None else key, **columns)
+        return self.model(**{attribute: self._stored(value)}, key=str(uuid.uuid4()) if key is None else key, **columns)
+
+    def _stored(self, value: Any) -> Any:
+        """What the field takes: of a row its primary key, else the value as it is."""
+        attribute = self.model._meta.get_field("value").attname
+        return self._pipeline.input.to_stored(self._pipeline.input.check(value)) if attribute != "value" else value
 
     def _duplicate(self, key: str, existing: bool, error: IntegrityError) -> Run | None:
         """The run that holds the key; None where it has just finished, or something else was wrong."""
