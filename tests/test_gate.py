@@ -659,8 +659,10 @@ def test_tables_that_do_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         connection.introspection, "table_names", lambda *_: [MigrationRecorder.Migration._meta.db_table]
     )
-    texts = [finding.text for finding in Gate([double]).findings() if finding.kind == "migration"]
-    assert texts == [f"the table testapp_double{name} does not exist." for name in ("input", "output")]
+    findings = [finding for finding in Gate([double, quad]).findings() if finding.kind == "migration"]
+    names = ["doubleinput", "doubleoutput", "quadinput", "quadoutput", "quadstep", "quadmessage"]
+    assert [finding.text for finding in findings] == [f"the table testapp_{name} does not exist." for name in names]
+    assert [finding.pipeline for finding in findings] == ["double"] * 2 + ["quad"] * 4
 
 
 @pytest.mark.django_db(transaction=True)

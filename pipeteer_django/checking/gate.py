@@ -55,10 +55,10 @@ class Gate:
             for finding in (*unapplied(using, labels), *unwritten(labels)):
                 yield finding, labels
             there = set(connections[using].introspection.table_names())
-            for model in (model for pipeline in here for model in pipeline.models.values()):
+            for of, model in ((pipeline, model) for pipeline in here for model in pipeline.models.values()):
                 if model._meta.db_table not in there:
                     text = f"the table {model._meta.db_table} does not exist."
-                    yield Finding(kind="migration", text=text, pipeline=model.pipeline.id), {model._meta.app_label}
+                    yield Finding(kind="migration", text=text, pipeline=of.id), {model._meta.app_label}
 
     def _tables(self, pipeline: Pipeline[Any, Any]) -> Iterator[Finding]:
         using = _alias(pipeline)

@@ -57,8 +57,15 @@ class Activity(Pipeline[A, B]):
             raise DefinitionError(f"{place(function)}: max_attempts must be at least 1, or None for no limit.")
         for name in ("backoff", "max_backoff", "timeout"):
             seconds = getattr(self, name)
-            if seconds is not None and seconds <= 0:
+            positive = isinstance(seconds, (int, float)) and seconds > 0
+            if not (positive or (seconds is None and name == "timeout")):
                 raise DefinitionError(f"{place(function)}: {name} is a number of seconds above 0, not {seconds!r}.")
+        for name in ("retry_on", "no_retry_on"):
+            for error in getattr(self, name):
+                if not (isinstance(error, type) and issubclass(error, BaseException)):
+                    raise DefinitionError(
+                        f"{place(function)}: {name} is an exception class or a tuple of such, not {error!r}."
+                    )
 
     def after_error(self, error: BaseException, attempt: int, max_attempts: int | None = None) -> Retry | Failed:
         """What follows when attempt number `attempt` raised `error`: another one after a backoff, or giving up.

@@ -54,8 +54,9 @@ class Pipeline(Generic[A, B]):
     ) -> None:
         self.function = function
         self.id = id or function.__name__
+        _check_durations(function, reserve, retention)
         self.reserve = reserve
-        self.retention = _checked(retention, function)
+        self.retention = retention
         self.__doc__ = function.__doc__
         self.__name__ = function.__name__
         self.__module__ = function.__module__
@@ -175,8 +176,14 @@ class Pipeline(Generic[A, B]):
         return bool(self.Input.objects.filter(key=key).delete()[0])
 
 
-def _checked(retention: Retention, function: Callable[..., Any]) -> Retention:
-    given: object = retention
-    if given is None or isinstance(given, FromSettings) or (isinstance(given, timedelta) and given > timedelta(0)):
-        return retention
-    raise DefinitionError(f"{place(function)}: retention is a timedelta above 0, or None for ever, not {given!r}.")
+def _check_durations(function: Callable[..., Any], reserve: object, retention: object) -> None:
+    if not (reserve is None or _is_duration(reserve)):
+        raise DefinitionError(f"{place(function)}: reserve is a timedelta above 0, not {reserve!r}.")
+    if not (retention is None or isinstance(retention, FromSettings) or _is_duration(retention)):
+        raise DefinitionError(
+            f"{place(function)}: retention is a timedelta above 0, or None for ever, not {retention!r}."
+        )
+
+
+def _is_duration(given: object) -> bool:
+    return isinstance(given, timedelta) and given > timedelta(0)

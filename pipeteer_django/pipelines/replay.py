@@ -109,7 +109,7 @@ class Run:
     async def _body(self) -> Any:
         try:
             return await self.spec.function(self.spec.value, WorkflowContext(self))
-        except (Exception, asyncio.CancelledError) as error:
+        except (Exception, asyncio.CancelledError, SystemExit) as error:
             await self._compensate(error)
             raise
 
@@ -243,6 +243,8 @@ class Run:
     ) -> CallFuture:
         """What `ctx.call` does."""
         param = pipeline.input.to_json(value)
+        if timeout is not None:
+            due_at(self._loop.now + timeout)  # raises before there is a call that nobody holds
         future = CallFuture(self._loop)
         if self._counts:
             new = None if self._ledger.next else Call(pipeline, pipeline.input.check(value), **options)

@@ -30,7 +30,7 @@ def function_signature(fn: Callable[..., Any]) -> Signature:
 
     Raises DefinitionError naming function, place and remedy.
     """
-    names, hints = read_signature(fn, inputs=2)
+    names, hints = _read(fn)
     parameter, context = [*names, None, None][:2]
     taken = _annotation(fn, hints, parameter) if parameter else None
     given = _annotation(fn, hints, "return")
@@ -40,25 +40,23 @@ def function_signature(fn: Callable[..., Any]) -> Signature:
 
 
 def task_signature(fn: Callable[..., Any], *, input_marker: Any, push_marker: Any) -> Signature:
-    """Read a task's `def f(Input: type[InputT[A]], push: Push[B], ctx: Context)`, the context being optional.
+    """Read a task's `def f(Input: type[InputT[A]], push: Push[B])`.
 
     Raises DefinitionError naming function, place and remedy.
     """
-    names, hints = read_signature(fn, inputs=3)
-    if len(names) < 2:
-        raise DefinitionError(f"{place(fn)}: a task takes its queue and push. Write {_TASK}.")
-    model, push = names[:2]
-    context = names[2] if len(names) > 2 else None
+    if len(inspect.signature(fn).parameters) != 2:
+        raise DefinitionError(f"{place(fn)}: a task takes its queue and push, nothing else. Write {_TASK}.")
+    (model, push), hints = _read(fn)
     taken = _inside(fn, model, _inside(fn, model, _annotation(fn, hints, model), type), input_marker)
     given = _inside(fn, push, _annotation(fn, hints, push), push_marker)
-    return Signature(_value_type(fn, model, taken), _value_type(fn, push, given), parameter=model, context=context)
+    return Signature(_value_type(fn, model, taken), _value_type(fn, push, given), parameter=model)
 
 
 _TASK = "`def f(Input: type[InputT[str]], push: Push[bool])`"
 
 
-def read_signature(fn: Callable[..., Any], *, inputs: int) -> tuple[list[str], dict[str, Any]]:
-    """The names of at most `inputs` parameters and the resolved annotations of `fn`, or DefinitionError.
+def _read(fn: Callable[..., Any]) -> tuple[list[str], dict[str, Any]]:
+    """The names of at most two parameters and the resolved annotations of `fn`, or DefinitionError.
 
     Call it when the function's module is complete: an annotation may name what is defined further down.
     """
@@ -69,10 +67,10 @@ def read_signature(fn: Callable[..., Any], *, inputs: int) -> tuple[list[str], d
                 f"{place(fn)}: the parameter `{parameter}` cannot be filled. A pipeline takes one value: "
                 "put several into a dataclass."
             )
-    if len(parameters) > inputs:
+    if len(parameters) > 2:
         raise DefinitionError(
-            f"{place(fn)}: has {len(parameters)} parameters, at most {inputs} can be filled (the last being the "
-            "context). A pipeline takes one value: put several into a dataclass."
+            f"{place(fn)}: has {len(parameters)} parameters, at most 2 can be filled (the last being the context). "
+            "A pipeline takes one value: put several into a dataclass."
         )
     return [parameter.name for parameter in parameters], _hints(fn)
 

@@ -112,7 +112,8 @@ class Workflow(Pipeline[A, B]):
 
         A step that is still open is completed with the value, and its child taken out of its queue. For one that was
         done, everything that the run did after taking its result is undone, as by `rerun`. `value` is of the called
-        pipeline's output type. Raises RunGone where there is no run, InvalidValue where it has no such step.
+        pipeline's output type. Raises RunGone where there is no run, InvalidValue where it has no such step,
+        EntryChanged where the step came to its end in this very moment.
         """
         self.Input.objects.correct(key, step, value)
 

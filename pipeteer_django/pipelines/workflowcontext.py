@@ -191,10 +191,11 @@ class WorkflowContext:
     async def send(self, workflow: Workflow[Any, Any], key: str, name: str, value: Any = None) -> None:
         """Send a message to another run: `await ctx.send(order, "o-1", "paid", True)`.
 
-        Raises StepFailed if no run has that key, InvalidValue if the value does not fit.
+        Raises StepFailed if no run has that key, InvalidValue if the value does not fit, or nothing can have that key.
         """
         if getattr(workflow, "kind", None) != "workflow":
             raise TypeError(f"ctx.send: {workflow!r} is no workflow, and only workflows receive messages.")
+        _check_key(key, "ctx.send")
         await self._run.send(workflow.id, key, name, workflow.message_type(name).to_json(value))
 
     # Chance
@@ -276,10 +277,15 @@ def _check_awaitables(calls: Iterable[object], where: str) -> None:
             raise TypeError(f"{where} takes calls, not {type(call).__name__}: write {where}(*calls).")
 
 
+def _check_key(key: object, where: str) -> None:
+    if not (isinstance(key, str) and 0 < len(key) <= 200):
+        raise InvalidValue(f"{where}: a key is a text of 1 to 200 characters, not {key!r}.")
+    check_text(key, ("key",))
+
+
 def _check_options(key: object, priority: object, max_attempts: object) -> None:
-    if key is not None and not (isinstance(key, str) and 0 < len(key) <= 200):
-        raise InvalidValue(f"ctx.call: a key is a text of 1 to 200 characters, not {key!r}.")
-    check_text(key or "", ("key",))
+    if key is not None:
+        _check_key(key, "ctx.call")
     if not isinstance(priority, int) or not -100 <= priority <= 100:
         raise InvalidValue(f"ctx.call: priority {priority!r} is no whole number from -100 to 100 (higher first).")
     if max_attempts is not None and (not isinstance(max_attempts, int) or max_attempts < 1):

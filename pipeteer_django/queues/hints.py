@@ -16,19 +16,15 @@ from pipeteer_django.wakeups.topics import CHANGES
 
 
 def wake_on_commit(using: str, *topics: str) -> None:
-    """Publish these topics when the transaction commits (now, where there is none)."""
+    """Publish these topics when the transaction commits (now, where there is none); of a queue pages hear, too."""
     for topic in topics:
-        once_on_commit(using, topic, partial(_publish, topic))
-
-
-def _publish(topic: str) -> None:
-    publish(topic)
-    if registry.get(topic):
-        tell_changed([topic])
+        once_on_commit(using, topic, partial(publish, topic))
+        if registry.get(topic):
+            changed_on_commit(using, topic)
 
 
 def changed_on_commit(using: str, id: str) -> None:
-    """Tell pages that rows of this pipeline changed, where no worker is to be woken for it."""
+    """Tell pages that rows of this pipeline changed: by itself where no worker is to be woken for it."""
     once_on_commit(using, CHANGES + id, partial(tell_changed, [id]))
 
 

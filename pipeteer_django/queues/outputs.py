@@ -21,12 +21,13 @@ class OutputQuerySet(OfPipeline, models.QuerySet[Any]):
     def consume(self, output: str = "output") -> Iterator[Any]:
         """The oldest unconsumed row of `output`, locked, or None. Consumed if the block succeeds."""
         with transaction.atomic(using=self._alias):
-            rows = plain(self.model, self._alias).filter(output=output, consumed_at=None)
+            rows = self.using(self._alias).filter(output=output, consumed_at=None)
             entry = rows.order_by("id").select_for_update(skip_locked=True).first()
             yield entry
             if entry is not None:
                 entry.consumed_at = timezone.now()
-                if not rows.filter(pk=entry.pk).update(consumed_at=entry.consumed_at):
+                still_there = plain(self.model, self._alias).filter(pk=entry.pk, consumed_at=None)
+                if not still_there.update(consumed_at=entry.consumed_at):
                     raise EntryChanged(f"{entry}: the output was consumed or deleted while the block ran.")
 
 

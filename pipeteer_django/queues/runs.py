@@ -8,7 +8,7 @@ from typing import Any
 from django.db import transaction
 from django.db.models import F, Q, QuerySet
 
-from pipeteer_django.exceptions import InvalidValue, RunGone
+from pipeteer_django.exceptions import EntryChanged, InvalidValue, RunGone
 from pipeteer_django.pipelines.outcome import Done
 from pipeteer_django.pipelines.pipeline import Pipeline
 from pipeteer_django.pipelines.record import CANCEL, KNOWN, TIMER
@@ -91,6 +91,7 @@ def rerun(workflow: Pipeline[Any, Any], using: str, key: str, from_step: int) ->
 def correct(workflow: Pipeline[Any, Any], using: str, key: str, number: int, value: Any) -> None:
     """Give a step another result."""
     with transaction.atomic(using=using):
+        lock_with_child(workflow, using, _ids(workflow, using, key), number)
         row = _locked(workflow, using, key)
         step = _step(workflow, using, row.id, row.branch, number)
         result = _typed(step, value)
@@ -103,6 +104,21 @@ def correct(workflow: Pipeline[Any, Any], using: str, key: str, number: int, val
         before = _last(workflow, using, row) if step.order is None else step.order - 1
         _new_branch(workflow, using, row, Q(after__lte=before), before)
         _replace(workflow, using, row, step, result)
+
+
+def lock_with_child(workflow: Pipeline[Any, Any], using: str, ids: Sequence[int], number: int) -> None:
+    """Lock a run together with the entry of its open step, in the one order.
+
+    Who completes that entry locks both, too. If the run came first here, each could wait for the other.
+    """
+    wanted = {workflow.id: set(ids)}
+    steps = _steps(workflow, using).filter(run_id__in=ids, index=number, done_at=None, cancelled_at=None)
+    for step_id, id in steps.values_list("id", "pipeline"):
+        child = registry.get(id)
+        if child is not None:
+            entries = children(child, using, workflow.id, [step_id])
+            wanted.setdefault(id, set()).update(entries.values_list("id", flat=True))
+    lock(using, wanted, wait=True)
 
 
 def _typed(step: Any, value: Any) -> Any:
@@ -121,7 +137,9 @@ def _complete(workflow: Pipeline[Any, Any], using: str, row: Row, step: Any, val
         id = children(child, using, workflow.id, [step.id]).values_list("id", flat=True).first()
         if id is not None and complete(child, using, id, Done(child.output.check(value), leaves_open=True)):
             return
-    record_results(using, workflow.id, {step.id: Result(result, None, time_of(using))})
+    if not record_results(using, workflow.id, {step.id: Result(result, None, time_of(using))}):
+        # Only an atomic child can: it records its result without a lock on its caller's row.
+        raise EntryChanged(f"Step {step.index} of {workflow.id} {row.key!r} has just come to its end. Look again.")
     _deliver(workflow, using, row)
 
 
@@ -164,7 +182,8 @@ def _copy(workflow: Pipeline[Any, Any], using: str, key: str, from_step: int) ->
     entry = workflow.Input(**{attribute: value}, key=key, output=output.output)
     entry.save(using=using)
     steps = _steps(workflow, using).filter(run_id=output.run_id, branch=output.branch, index__lt=from_step)
-    messages = _messages(workflow, using).filter(run_id=output.run_id, branch=output.branch).exclude(name=CANCEL)
+    messages = _messages(workflow, using).filter(run_id=output.run_id, branch=output.branch)
+    messages = messages.exclude(name=CANCEL, order__gt=step.after)
     # As if it had been claimed before and its messages had arrived, so that its first claim reads the record.
     as_before = {"epoch": 1, "started_at": output.started_at, "deliveries": messages.count()}
     all_written(workflow.id, [entry.pk], plain(workflow.Input, using).filter(id=entry.pk).update(**as_before))
@@ -181,9 +200,12 @@ def _copy(workflow: Pipeline[Any, Any], using: str, key: str, from_step: int) ->
     return run_id
 
 
+def _ids(workflow: Pipeline[Any, Any], using: str, key: str) -> list[int]:
+    return list(plain(workflow.Input, using).filter(key=key).values_list("id", flat=True))
+
+
 def _locked(workflow: Pipeline[Any, Any], using: str, key: str) -> Row:
-    ids = list(plain(workflow.Input, using).filter(key=key).values_list("id", flat=True))
-    rows = lock(using, {workflow.id: ids}, wait=True)[workflow.id]
+    rows = lock(using, {workflow.id: _ids(workflow, using, key)}, wait=True)[workflow.id]
     if not rows:
         raise RunGone(
             f"{workflow.id} has no run in its queue under the key {key!r}: it is over, or never was enqueued."

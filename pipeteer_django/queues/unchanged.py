@@ -35,6 +35,7 @@ def correct(
 ) -> None:
     """`runs.correct`, if the step is still open, or was done at `done_at`."""
     with transaction.atomic(using=using):
+        runs.lock_with_child(workflow, using, [seen.run_id], number)
         entry = _locked(workflow, using, seen)
         steps = plain(workflow.models["Step"], using).filter(run_id=seen.run_id, branch=seen.branch, index=number)
         step = steps.values_list("done_at", "cancelled_at").first()

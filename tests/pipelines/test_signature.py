@@ -444,7 +444,7 @@ def empty() -> Colour:
     raise NotImplementedError
 
 
-def approve(Input: type[InputT[Later]], push: Push[bool], ctx: Context) -> None: ...
+def approve(Input: type[InputT[Later]], push: Push[bool]) -> None: ...
 
 
 def review(Input: type[InputT[None]], push: Push[User | None]): ...  # type: ignore[no-untyped-def]
@@ -470,7 +470,7 @@ def test_functions_are_read() -> None:
 
 def test_tasks_are_read() -> None:
     signature = task_signature(approve, input_marker=InputT, push_marker=Push)
-    assert (signature.input.base, signature.output.base, signature.context) == (Later, bool, "ctx")
+    assert (signature.input.base, signature.output.base, signature.context) == (Later, bool, None)
     signature = task_signature(review, input_marker=InputT, push_marker=Push)
     assert (signature.input.kind, signature.output.model, signature.output.nullable) == ("none", User, True)
 
@@ -507,9 +507,10 @@ def no_push(Input: type[InputT[int]]) -> None: ...
 def instance(Input: InputT[int], push: Push[int]) -> None: ...
 def bare(Input: type[InputT], push: Push[int]) -> None: ...  # type: ignore[type-arg]
 def wrong_push(Input: type[InputT[int]], push: Callable[..., int]) -> None: ...
+def with_context(Input: type[InputT[int]], push: Push[int], ctx: Context) -> None: ...
 
 
-@pytest.mark.parametrize("function", [no_push, instance, bare, wrong_push])
+@pytest.mark.parametrize("function", [no_push, instance, bare, wrong_push, with_context])
 def test_an_unreadable_task_is_named_with_the_remedy(function: Callable[..., Any]) -> None:
     with pytest.raises(DefinitionError, match=rf"{function.__name__} .*Write `def f\(Input: type\[InputT\[str\]\]"):
         task_signature(function, input_marker=InputT, push_marker=Push)

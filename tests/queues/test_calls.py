@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from django.db import connection
 
-from pipeteer_django.exceptions import RunFailed, StepFailed
+from pipeteer_django.exceptions import InvalidValue, RunFailed, StepFailed
 from pipeteer_django.pipelines.outcome import Done
 from pipeteer_django.queues import births, rows, settle, turn
 from pipeteer_django.queues.claim import plain
@@ -287,6 +287,19 @@ def test_a_result_and_the_end_of_its_time_together_are_told_apart_by_time(work: 
     work.later(scripted, hours=1)
     assert run.result(timeout=0) == 2
     assert states() == [("double", True, False), (":timer", False, True)]
+
+
+def test_a_time_that_no_calendar_has_makes_no_call(work: Clockwork) -> None:
+    async def code(x: Any, ctx: Any) -> Any:
+        try:
+            await ctx.call(approve, "never", timeout=float("inf"))
+        except InvalidValue:
+            return await ctx.call(double, 1)
+
+    work.play((scripted, code))
+    run = scripted.enqueue(1)
+    work.run()
+    assert (run.result(timeout=0), states()) == (2, [("double", True, False)])
 
 
 def test_no_time_at_all_makes_no_call(work: Clockwork) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import Any
 
 import pytest
@@ -324,6 +325,8 @@ async def saga(x: Any, ctx: Any) -> Any:
     for name in "abc":
         await ctx.call(double, 1)
         ctx.compensate(record, name)
+    if x == "exits":
+        sys.exit(1)
     await ctx.call(*{"fails": (boom, "no"), "waits": (approve, "never"), "goes well": (double, 1)}[x])
     return x
 
@@ -336,6 +339,15 @@ def test_a_failed_run_undoes_its_work_last_first_and_stays_with_its_steps(work: 
     with pytest.raises(RunFailed, match="Boom: no"):
         run.result(timeout=0)
     assert scripted.Step.objects.count() == 7
+
+
+def test_a_run_that_exits_undoes_its_work(work: Clockwork) -> None:
+    work.play((scripted, saga))
+    run = scripted.enqueue("exits")
+    work.run()
+    assert undone() == ["c", "b", "a"]
+    with pytest.raises(RunFailed, match="SystemExit"):
+        run.result(timeout=0)
 
 
 def test_a_run_that_goes_well_undoes_nothing(work: Clockwork) -> None:

@@ -417,6 +417,22 @@ def test_a_wrong_message_is_an_error_where_it_is_sent(work: Clockwork) -> None:
     assert mailbox.Message.objects.count() == 0
 
 
+@pytest.mark.parametrize("key", ["a\0", "\ud800", "", "a" * 201, 7], ids=ascii)
+def test_a_key_that_no_run_can_have(work: Clockwork, key: Any) -> None:
+    """As a part of the step it would be refused by the database, and the run parked."""
+
+    async def code(x: Any, ctx: Any) -> Any:
+        try:
+            await ctx.send(scripted_child, key, "word")
+        except InvalidValue as error:
+            return str(error)
+
+    work.play((scripted, code))
+    run = scripted.enqueue(1)
+    work.run()
+    assert "key" in run.result(timeout=0)
+
+
 def test_many_to_one_and_one_to_many(work: Clockwork) -> None:
     async def code(x: Any, ctx: Any) -> Any:
         await asyncio.gather(*(ctx.send(scripted_child, f"r{n}", "word", x) for n in range(3)))

@@ -95,6 +95,16 @@ def test_consumed_outputs_are_on_the_other_side_too(pen: Any) -> None:
     assert pen.process_item_outputs(manager="objects").count() == 0
 
 
+def test_consuming_from_the_other_side(pen: Any, ink: Any) -> None:
+    process_item.enqueue(pen)
+    process_item.enqueue(ink)
+    drain(process_item)
+    with ink.process_item_outputs.consume() as entry:
+        assert entry.value == ink
+    with ink.process_item_outputs.consume() as entry:
+        assert entry is None
+
+
 def test_moving_entries_to_another_row_passes_the_fence(pen: Any, ink: Any) -> None:
     process_item.enqueue(pen, key="a")
     claim = by_hand.claim_one(process_item)

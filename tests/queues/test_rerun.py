@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.db import connection, transaction
+from django.utils import timezone
 
-from pipeteer_django.exceptions import InvalidValue, RunFailed, RunGone
+from pipeteer_django.exceptions import EntryChanged, InvalidValue, RunFailed, RunGone
 from pipeteer_django.pipelines.outcome import Done
+from pipeteer_django.queues import runs
 from pipeteer_django.queues.claim import plain
+from pipeteer_django.queues.rows import lock
+from pipeteer_django.queues.unchanged import Seen
+from pipeteer_django.queues.unchanged import correct as correct_unchanged
 from tests.queues import by_hand
 from tests.queues.clockwork import Clockwork
 from tests.testapp.models import Ledger
@@ -251,6 +259,29 @@ def test_a_kept_step_that_was_cancelled_parks_the_run_with_words(work: Clockwork
     assert run.result(timeout=0) is True
 
 
+@pytest.mark.parametrize("finished", [False, True], ids=["live", "finished"])
+def test_a_cancellation_before_the_cut_stays_part_of_the_record(work: Clockwork, finished: bool) -> None:
+    async def code(x: Any, ctx: Any) -> Any:
+        try:
+            await ctx.call(approve, "never")
+        except asyncio.CancelledError:
+            await ctx.call(trace, "cancelled")
+        await ctx.call(trace, "after")
+        return await ctx.call(approve, "ready?", key="task ready")
+
+    work.play((scripted, code))
+    scripted.enqueue(1, key="task")
+    work.run()
+    scripted.cancel("task")
+    work.run()
+    if finished:
+        answer(work, "task ready")
+    again = scripted.rerun("task", from_step=2)
+    work.run()
+    answer(work, "task ready", False)
+    assert (again.result(timeout=0), traces()) == (False, ["cancelled", "after", "after"])
+
+
 def test_a_run_that_was_being_cancelled_goes_on(work: Clockwork) -> None:
     work.play((scripted, line))
     run = scripted.enqueue("x", key="task")
@@ -311,6 +342,64 @@ def test_a_step_that_is_open_is_completed_with_its_child(work: Clockwork) -> Non
     answer(work, "task ready")
     assert run.result(timeout=0) == [100, 200, True]
     assert scripted.Step.objects.filter(branch=1).count() == 0
+
+
+def test_a_step_that_comes_to_its_end_in_the_moment_of_its_correction(
+    work: Clockwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An atomic child may: it records its result without its caller's row, which whoever corrects has locked."""
+    work.play((scripted, sums))
+    scripted.enqueue(1, key="task")
+    work.run(scripted)
+
+    def too_late(child: Any, using: str, id: int, outcome: Any) -> bool:
+        plain(child.Input, using).filter(pk=id).delete()
+        plain(scripted.Step, using).update(result=2, done_at=timezone.now())
+        return False
+
+    before = by_hand.state(scripted.Input.objects.get())
+    monkeypatch.setattr(runs, "complete", too_late)
+    with pytest.raises(EntryChanged, match="Look again"):
+        scripted.correct("task", step=0, value=100)
+    assert by_hand.state(scripted.Input.objects.get()) == before
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.skipif("sqlite" in str(connection.vendor), reason="SQLite locks no rows")
+@pytest.mark.parametrize("page", [False, True], ids=["code", "page"])
+def test_whoever_corrects_a_step_and_whoever_completes_its_entry_do_not_block_each_other(
+    work: Clockwork, monkeypatch: pytest.MonkeyPatch, page: bool
+) -> None:
+    async def code(x: Any, ctx: Any) -> Any:
+        return await ctx.call(approve, "?")
+
+    work.play((scripted, code))
+    run = scripted.enqueue(1, key="task")
+    work.run()
+    ids = {pipeline.id: [pipeline.Input.objects.get().pk] for pipeline in (approve, scripted)}
+    both = threading.Barrier(2, timeout=0.5)
+
+    def meet() -> None:
+        with suppress(threading.BrokenBarrierError):
+            both.wait()
+
+    def complete() -> None:
+        """What a settle locks, with a pause in the middle."""
+        with transaction.atomic():
+            for id in (approve.id, scripted.id):
+                lock("default", {id: ids[id]}, wait=True)
+                meet()
+
+    def correct() -> None:
+        if page:
+            correct_unchanged(scripted, "default", Seen(run.id, 0), 0, None, True)
+        else:
+            scripted.correct("task", step=0, value=True)
+
+    monkeypatch.setattr(runs, "_typed", lambda step, value, typed=runs._typed: meet() or typed(step, value))
+    assert by_hand.in_threads(complete, correct) == [None, None]
+    work.run()
+    assert run.result(timeout=0) is True
 
 
 def test_an_open_child_workflow_is_completed_with_all_it_had_open(work: Clockwork) -> None:

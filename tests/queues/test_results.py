@@ -160,6 +160,17 @@ def test_consume_takes_the_oldest_of_that_name() -> None:
     assert double.Output.objects.get().output == "other"
 
 
+def test_consume_takes_only_what_its_queryset_holds() -> None:
+    for number in range(3):
+        double.enqueue(number)
+    drain(double)
+    with double.Output.objects.filter(value__gt=2).consume() as entry:
+        assert entry.value == 4
+    with double.Output.everything.filter(value__gt=2).consume() as entry:
+        assert entry is None
+    assert double.Output.objects.count() == 2
+
+
 def test_consume_takes_none_as_a_value() -> None:
     nothing.enqueue(1)
     drain(nothing)
