@@ -133,7 +133,7 @@ class Crew:
             self._end(running, await (self._on_thread if attempt.activity.threaded else run_on_loop)(attempt))
         except Exception as error:
             logger.exception("Running %s %r failed outside its body.", attempt.activity.id, attempt.claim.key)
-            self._end(running, attempt.after_error(error))
+            self._end(running, _after(attempt, error))
 
     async def _on_thread(self, attempt: Attempt) -> Ended:
         body = asyncio.get_running_loop().run_in_executor(self._threads, run_on_thread, attempt)
@@ -185,6 +185,14 @@ class Crew:
     def close(self) -> None:
         """Let idle threads end."""
         self._threads.shutdown(wait=False)
+
+
+def _after(attempt: Attempt, error: Exception) -> Ended:
+    """What follows; a person's business where even that cannot be told, or the lease would be renewed for ever."""
+    try:
+        return attempt.after_error(error)
+    except Exception as worse:
+        return Parked(Failure.of(worse))
 
 
 def _has_thread(running: Running) -> bool:
