@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import peers, processes
+from benchmarks import peers, processes, soak
 from benchmarks.marks import Marks
 
 now = time.monotonic
@@ -235,6 +235,13 @@ class Measurement:
         added = processes.memory_mb(pid) - before
         self.stop()
         return {"added_mb": added, "seconds": seconds}
+
+    def soak(self) -> Result:
+        """Steady load for long, watched."""
+        self.warm()
+        result = soak.soak(self.peer, self.workers[0].pid, self.marks.path, self.options)
+        self.stop()
+        return result
 
 
 def fsync_ms(folder: Path) -> float:

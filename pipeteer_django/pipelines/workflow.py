@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Coroutine, Mapping
 from datetime import timedelta
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, ClassVar
 
 from pipeteer_django.exceptions import DefinitionError, InvalidValue
@@ -14,7 +14,11 @@ from pipeteer_django.pipelines.registry import place
 from pipeteer_django.pipelines.valuetype import ValueType
 from pipeteer_django.pipelines.workflowcontext import WorkflowContext
 
-_ANYTHING = ValueType.of(Any)
+
+@cache
+def _anything() -> ValueType:
+    # Not made when the module is imported: with its first type pydantic looks for plugins among all packages.
+    return ValueType.of(Any)
 
 
 class Workflow(Pipeline[A, B]):
@@ -55,7 +59,7 @@ class Workflow(Pipeline[A, B]):
             raise InvalidValue(f"{name!r} cannot be the name of a message: 1 to 200 characters, no colon in front.")
         if self.messages and name not in self.messages:
             raise InvalidValue(f"{self.id} receives no message {name!r}, but {', '.join(sorted(self.messages))}.")
-        return self.messages.get(name, _ANYTHING)
+        return self.messages.get(name) or _anything()
 
     def send(self, key: str, name: str, value: Any = None) -> None:
         """Send a message to the run in the queue under `key`, inside the caller's transaction.
