@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import peers, processes, soak
+from benchmarks import peers, plans, processes, soak
 from benchmarks.marks import Marks
 
 now = time.monotonic
@@ -236,10 +236,39 @@ class Measurement:
         self.stop()
         return {"added_mb": added, "seconds": seconds}
 
+    def w10(self) -> Result:
+        """Idle workers and lone entries: what one entry costs the database beyond what they ask of it anyway."""
+        seconds, count = self.options.get("seconds", 10), self.options.get("count", 30)
+        self.warm(self.options["workers"])
+        self.lone(20)  # who is quick and who stands back has settled
+        before = self.transactions()
+        time.sleep(seconds)
+        idle = (self.transactions() - before) / (seconds + 1)
+        before, start = self.transactions(), now()
+        self.lone(count)
+        used = self.transactions() - before - idle * (now() - start)
+        self.stop()
+        return {"count": count, "transactions_per_entry": max(0.0, used / count)}
+
+    def lone(self, count: int) -> None:
+        """Entries one by one, each on idle workers."""
+        for number in range(count):
+            self.peer.wait(self.peer.enqueue(number))
+            time.sleep(0.3)
+
+    def transactions(self) -> float:
+        """As the server counts them; sessions report to it once a second."""
+        time.sleep(1)
+        return self.peer.counters()["transactions"]
+
+    def plans(self) -> Result:
+        """Statements timed and explained beside a small queue and a large one."""
+        return plans.plans(self.peer.all, self.options)
+
     def soak(self) -> Result:
         """Steady load for long, watched."""
         self.warm()
-        result = soak.soak(self.peer, self.workers[0].pid, self.marks.path, self.options)
+        result: Result = soak.soak(self.peer, self.workers[0].pid, self.marks.path, self.options)
         self.stop()
         return result
 

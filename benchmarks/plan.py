@@ -35,6 +35,13 @@ def backlog(waiting: int, *peers: str, **more: Any) -> Job:
     return Job(f"W7 drain, {waiting:,} waiting", "w7", ("pipeteer", "raw", *peers), {"backlog": waiting}, **more)
 
 
+def lone(workers: int) -> Job:
+    """W10 with so many idle workers."""
+    name = f"W10 transactions for a lone entry, {workers} idle worker{'s' if workers > 1 else ''}"
+    options = {"workers": workers}
+    return Job(name, "w10", ("pipeteer",), options, "transactions_per_entry", "", vendors=("postgres",))
+
+
 def chain(steps: int) -> Job:
     """W5 with so many steps."""
     peers = ("pipeteer", "raw", "dbos")
@@ -62,6 +69,8 @@ JOBS = (
     Job("W8 statements", "w8_counted", ("pipeteer",), {}, "statements_per_second"),
     Job("W8 statements, 50 pipelines more", "w8_counted", ("pipeteer_50",), {}, "statements_per_second"),
     Job("W9 memory of 10,000 sleeping runs", "w9", ("pipeteer",), {}, "added_mb", "MB"),
+    lone(1),
+    lone(8),
 )
 
 ABSENT = {("oban", "sqlite"), ("oban", "mariadb"), ("dbos", "mariadb"), ("raw", "mariadb")}
@@ -70,6 +79,7 @@ ABSENT = {("oban", "sqlite"), ("oban", "mariadb"), ("dbos", "mariadb"), ("raw", 
 QUICK: dict[str, dict[str, Any]] = {
     "w1": {"count": 300}, "w2": {"count": 1000}, "w3": {"count": 30}, "w4": {"count": 100}, "w4_live": {"count": 100},
     "w6": {"count": 100}, "w8": {"seconds": 3}, "w8_counted": {"seconds": 3}, "w9": {"count": 500},
+    "w10": {"seconds": 3, "count": 5},
 }  # fmt: skip
 """A rehearsal's options, by workload."""
 

@@ -60,6 +60,10 @@ class Intake:
         """Whether a claim is likely to find something that this worker has a thread for, where it needs one."""
         return any(threads or not self._pipelines[id].threaded for id, _ in self._hot)
 
+    def is_hot(self, id: str) -> bool:
+        """Whether a claim of this pipeline is likely to find something."""
+        return any((id, priority) in self._hot for priority in self.priorities[id])
+
     def targets(self, threads: int) -> list[Target]:
         """Hot targets, highest priority first; within one priority another pipeline comes first each time."""
         self._turns += 1
