@@ -11,7 +11,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "sqlite": {
         "transaction_mode": "IMMEDIATE",
         "timeout": 20,
-        "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;",
+        "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA journal_size_limit=67108864;",
     },
     "postgres": {},
     "mariadb": {"charset": "utf8mb4", "isolation_level": "read committed"},
