@@ -34,8 +34,9 @@ class PipeteerConfig(AppConfig):
         _lend_models_modules()
 
     def ready(self) -> None:
-        """Register the system checks, and the queues with Django's admin; tell a channel layer of changes."""
-        import_module("pipeteer_django.checks")
+        """Register the system checks and the queues' admin, begin the audit trail, tell a channel layer of changes."""
+        import_module("pipeteer_django.deploychecks")  # and with them the other checks
+        import_string("pipeteer_django.auditing.trail.connect_if_asked")()
         if apps.is_installed("django.contrib.admin"):
             import_module("pipeteer_django.admin.registration").register_after_discovery()
         if getattr(settings, "CHANNEL_LAYERS", None):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import os
 from datetime import timedelta
 from functools import cache
 from typing import Any
@@ -26,6 +27,8 @@ class Settings:
     """Use ZeroMQ at all. Without it everything works by polling."""
     HOST_PROXY: bool = True
     """Whether a worker hosts the proxy itself when nobody else does."""
+    CURVE_KEYS: str | os.PathLike[str] | None = None
+    """Folder with this host's keys, made by `manage.py pipeteer_keys`; without them wake-ups stay on this machine."""
     POLL_INTERVAL: float = 2.0
     """Seconds between two looks at the queues when no wake-up arrives."""
     RESERVE: timedelta = timedelta(seconds=30)
@@ -52,15 +55,19 @@ class Settings:
     """Where the admin's pages look for their WebSocket, below the site's root; without one there they poll."""
     CONTEXT: str | None = None
     """Dotted path of a function; what it returns is `ctx.app`, built once per worker process."""
+    AUDIT: str | None = None
+    """A folder: every process appends to a file of its own there what it was told to be committed; None: none does."""
 
 
-_MAY_BE_NONE = ("RETENTION", "CONTEXT")
+_MAY_BE_NONE = ("RETENTION", "CONTEXT", "AUDIT", "CURVE_KEYS")
 
 
 def _difference(name: str, value: object, default: object) -> str | None:
     """Why `value` cannot stand where `default` does, or None."""
     if name in _MAY_BE_NONE and value is None:
         return None
+    if name == "CURVE_KEYS":
+        return None if isinstance(value, (str, os.PathLike)) and os.fspath(value) else "the path of a folder, or None"
     if isinstance(default, timedelta):
         wanted = "a positive timedelta, or None" if name in _MAY_BE_NONE else "a positive timedelta"
         return None if isinstance(value, timedelta) and value > timedelta(0) else wanted

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from pipeteer_django.conf import settings
-from pipeteer_django.wakeups import Waiter, publish
+from pipeteer_django.wakeups import Pace, Waiter, calm, publish
 
 
 def notify(topic: str) -> None:
@@ -17,7 +19,13 @@ def notify(topic: str) -> None:
 async def wait(topic: str, timeout: float | None = None) -> bool:
     """Wait for a hint about `topic`, up to `timeout` seconds (the poll interval if None). True if one came.
 
-    A hint may be lost, so look at the database after every return, whatever it returned.
+    A hint may be lost, so look at the database after every return, whatever it returned. Called in a loop, it returns
+    20 times a second at most in the long run, however many hints there are.
     """
-    async with Waiter([topic]) as waiter:
+    async with Waiter([topic], _pace(topic)) as waiter:
         return await waiter.await_wake(settings().POLL_INTERVAL if timeout is None else timeout)
+
+
+@lru_cache(maxsize=1000)
+def _pace(topic: str) -> Pace:
+    return calm()

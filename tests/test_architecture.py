@@ -34,6 +34,30 @@ SHARED_ROOMS = {
 RESERVED = {"zmq": "wakeups", "channels": "live", "daphne": "live"}
 DATABASE_ROOMS = {f"{PACKAGE}.queues.{name}" for name in ("database", "statements", "fitness")}
 LONGEST_FILE = 400
+CODE_FROM_TEXT = {
+    "eval", "exec", "compile", "__import__", "import_string", "import_module", "autodiscover_modules", "run_path",
+    "run_module", "resolve_name", "locate", "exec_module", "load_module", "literal_eval",
+}  # fmt: skip
+SERIALIZERS = {
+    "pickle",
+    "_pickle",
+    "cPickle",
+    "marshal",
+    "shelve",
+    "dill",
+    "cloudpickle",
+    "jsonpickle",
+    "yaml",
+    "runpy",
+}
+MAY_IMPORT_BY_NAME = {
+    f"{PACKAGE}": "the public names, from a table in that very file",
+    f"{PACKAGE}.apps": "modules of this package, and the pipelines.py of installed apps",
+    f"{PACKAGE}.worker.worker": 'settings.PIPETEER["CONTEXT"]',
+    f"{PACKAGE}.live.requests": "settings.SESSION_ENGINE",
+    f"{PACKAGE}.deploychecks": "settings.ASGI_APPLICATION",
+}
+"""What they import is named by code or settings, never by a row."""
 PLAN = "See docs/architecture: conf < wakeups < pipelines < queues < worker, live, taskbackend < everything else."
 
 
@@ -287,7 +311,27 @@ def giants(modules: dict[str, Module]) -> Iterator[str]:
             )
 
 
-RULES = [floors, cycles, hidden_imports, reserved_libraries, transactions, vendor_sql, giants]
+def code_from_text(modules: dict[str, Module]) -> Iterator[str]:
+    """Nothing is ever unpickled, evaluated or imported by what a row says: a row names only what the registry has."""
+    for module in modules.values():
+        for item in module.imports:
+            if item.target.split(".")[0] in SERIALIZERS:
+                yield f"{module.path}:{item.line} imports {item.target}, whose data can be code. Use JSON."
+        if module.name in MAY_IMPORT_BY_NAME or module.is_migration:
+            continue
+        for node in ast.walk(module.tree):
+            named = [alias.name for alias in node.names] if isinstance(node, ast.ImportFrom) else []
+            used = [node.id] if isinstance(node, ast.Name) else []
+            if isinstance(node, ast.Attribute) and node.attr != "compile":  # re.compile makes no code
+                used = [node.attr]
+            for name in {*named, *used} & CODE_FROM_TEXT:
+                yield (
+                    f"{module.path}:{getattr(node, 'lineno', 0)} knows {name}, which makes code of a text. Ask the "
+                    "registry for a pipeline by its id; if the text is a setting, say so in MAY_IMPORT_BY_NAME."
+                )
+
+
+RULES = [code_from_text, floors, cycles, hidden_imports, reserved_libraries, transactions, vendor_sql, giants]
 Rule = Callable[[dict[str, Module]], Iterator[str]]
 
 
@@ -330,6 +374,13 @@ BROKEN = [
     (vendor_sql, {"checks.py": "if connection.vendor == 'sqlite': ..."}, "which vendor"),
     (vendor_sql, {"checks.py": "x = {'sqlite': 1}[connection.vendor]"}, "which vendor"),
     (vendor_sql, {"queues/claim.py": "connection.cursor().execute('SELECT 1')"}, "speaks SQL by .cursor()"),
+    (code_from_text, {"queues/claim.py": "import pickle"}, "can be code"),
+    (code_from_text, {"queues/claim.py": "from marshal import loads"}, "can be code"),
+    (code_from_text, {"queues/claim.py": "def f(row):\n    return eval(row.value)"}, "knows eval"),
+    (code_from_text, {"queues/claim.py": "importlib.import_module(row.caller)"}, "knows import_module"),
+    (code_from_text, {"admin.py": "from django.utils.module_loading import import_string as f"}, "knows import_string"),
+    (code_from_text, {"admin.py": "f = builtins.exec"}, "knows exec"),
+    (code_from_text, {"admin.py": "compile(row.value, 'x', 'eval')"}, "knows compile"),
     (giants, {"queues/claim.py": "\n" * 401}, "401 lines"),
 ]
 SOUND = {
@@ -345,6 +396,7 @@ SOUND = {
     "queues/__init__.py": "",
     "queues/claim.py": "from pipeteer_django.models import Queue\nwith transaction.atomic(): run(pipeline.atomic)",
     "queues/database.py": "if connection.vendor == 'sqlite': connection.cursor()",
+    "queues/peek.py": "ID = re.compile('x')\nmodule.executed = []",
     "wakeups/proxy.py": "import zmq\nfrom pipeteer_django import conf",
     "migrations/0001_initial.py": "\n" * 500,
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,6 +29,10 @@ def test_nothing_is_fine() -> None:
         {"RETENTION": None},
         {"CONTEXT": "shop.context.make"},
         {"CONTEXT": None},
+        {"AUDIT": "/var/lib/shop/audit"},
+        {"CURVE_KEYS": "/etc/pipeteer/keys"},
+        {"CURVE_KEYS": Path("/etc/pipeteer/keys")},
+        {"CURVE_KEYS": None},
         {"WAKEUPS": False},
     ],
     ids=str,
@@ -42,7 +47,7 @@ def test_a_misspelt_key() -> None:
 
 
 def test_a_key_like_no_other() -> None:
-    with pytest.raises(ImproperlyConfigured, match=r"unknown key Z\. Known keys: ADMIN, CACHE_SIZE, CONCURRENCY"):
+    with pytest.raises(ImproperlyConfigured, match=r"unknown key Z\. Known keys: ADMIN, .*CACHE_SIZE, CONCURRENCY"):
         read({"Z": 1})
 
 
@@ -72,6 +77,8 @@ def test_not_even_a_dictionary(given: Any) -> None:
         ("PUB_URL", 5555, "a string"),
         ("PUB_URL", None, "a string"),
         ("CONTEXT", dict, "a string"),
+        ("CURVE_KEYS", True, "the path of a folder, or None"),
+        ("CURVE_KEYS", "", "the path of a folder, or None"),
     ],
 )
 def test_a_value_of_the_wrong_kind(name: str, value: Any, wanted: str) -> None:

@@ -260,7 +260,7 @@ def test_source_that_is_another_by_now(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def warnings() -> list[Any]:
-    return [problem for problem in run_checks() if problem.id == "pipeteer.W201"]
+    return [problem for problem in run_checks() if problem.id == "pipeteer.W301"]
 
 
 async def impure(x: int, ctx: WorkflowContext) -> int:
@@ -276,7 +276,7 @@ def test_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
     line = impure.__code__.co_firstlineno + 2
     assert f"tests.test_purity.impure ({__file__}:{line}) calls random.randint()" in problem.msg
     assert "ctx.random" in problem.hint
-    with override_settings(SILENCED_SYSTEM_CHECKS=["pipeteer.W201"]):
+    with override_settings(SILENCED_SYSTEM_CHECKS=["pipeteer.W301"]):
         assert [problem.is_silenced() for problem in warnings()] == [True]
 
 

@@ -15,13 +15,18 @@ from django.db.migrations.questioner import MigrationQuestioner
 from django.db.migrations.state import ProjectState
 
 from pipeteer_django.checking.findings import Finding
+from pipeteer_django.deploychecks import check_servers
 
 _BROKEN = (BadMigrationError, InconsistentMigrationHistory, NodeNotFoundError)
 
 
 def system_checks(aliases: Iterable[str]) -> Iterator[Finding]:
-    """All errors that Django's system checks find, those of the databases included, and our own warnings."""
-    for message in run_checks(databases=sorted(aliases)):
+    """All errors that Django's system checks find, those of the databases included, and our own warnings.
+
+    Also how the servers are run, which Django asks with `check --deploy` only.
+    """
+    databases = sorted(aliases)
+    for message in [*run_checks(databases=databases), *check_servers(databases=databases)]:
         if not message.is_silenced() and (message.is_serious() or str(message.id).startswith("pipeteer.")):
             yield Finding(kind="check", text=_shown(message), warning=not message.is_serious())
 

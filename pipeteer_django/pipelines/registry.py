@@ -42,7 +42,7 @@ class Registry:
         if other is not None:
             raise DefinitionError(
                 f"Two pipelines are called {pipeline.id!r}: {place(other.function)} and {where}. "
-                f"Give one another id: @pipeteer.{pipeline.kind}(id=...)."
+                f"Give one another id: @pipeteer.{pipeline.kind}(id=...). (pipeteer.E006)"
             )
         if self._sealed:
             raise LateRegistration(

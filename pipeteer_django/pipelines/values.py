@@ -57,10 +57,10 @@ def check_portable(value: object, *, max_bytes: int) -> None:
     """Raise InvalidValue, naming the path, unless every supported database stores `value` and gives it back equal.
 
     `value` is made of dict, list, tuple, str, int, float, bool and None; `max_bytes` limits its length as UTF-8
-    encoded JSON.
+    encoded JSON, large floats written in full.
     """
     _Walk(max_bytes).visit(value, ())
-    size = len(_encode(value, ensure_ascii=False).encode())
+    size = len(_with_points(_encode(value, ensure_ascii=False)).encode())
     if size > max_bytes:
         raise _too_long(f"is {size:,} bytes as JSON", max_bytes)
 
@@ -150,8 +150,11 @@ class PortableEncoder(json.JSONEncoder):
     """
 
     def encode(self, o: Any) -> str:
-        text = super().encode(o)
-        return _EXPONENT.sub(_in_full, text) if "e+" in text else text
+        return _with_points(super().encode(o))
+
+
+def _with_points(text: str) -> str:
+    return _EXPONENT.sub(_in_full, text) if "e+" in text else text
 
 
 def _in_full(match: re.Match[str]) -> str:
@@ -178,10 +181,11 @@ def _canonical(value: object) -> object:
 
 
 def faithful(plain: Any, source: object, path: Path = ()) -> Any:
-    """`plain`, which pydantic made of `source`, without what that loses.
+    """`plain`, which pydantic made of `source`, without what that loses, and as every database gives it back.
 
     Where the annotation is Any, pydantic silently writes NaN as null: that raises InvalidValue. It writes a set in the
     order of its hashes, which are others in another process: that is sorted, or a replay would take it for a change.
+    So are the names of an object, and -0.0 is 0.0: jsonb does that.
     """
     if plain is None and isinstance(source, float):
         _check_number(source, path)
@@ -189,9 +193,15 @@ def faithful(plain: Any, source: object, path: Path = ()) -> Any:
         items = [faithful(*pair, (*path, index)) for index, pair in enumerate(zip(plain, source, strict=True))]
         return sorted(items, key=canonical) if isinstance(source, (set, frozenset)) else items
     if isinstance(plain, dict):
-        parts = _parts(plain, source)
-        return {key: faithful(item, part, (*path, key)) for (key, item), part in zip(plain.items(), parts, strict=True)}
-    return plain
+        pairs = zip(plain.items(), _parts(plain, source), strict=True)
+        items = [(key, faithful(item, part, (*path, key))) for (key, item), part in pairs]
+        return dict(sorted(items, key=_as_jsonb_sorts))
+    return 0.0 if isinstance(plain, float) and plain == 0 else plain
+
+
+def _as_jsonb_sorts(item: tuple[str, object]) -> tuple[int, bytes]:
+    name = item[0].encode("utf-8", "surrogatepass")
+    return len(name), name
 
 
 def _parts(plain: dict[str, Any], source: object) -> Iterable[object]:

@@ -210,7 +210,7 @@ class ValueType:
             return self._read(self._write(value))
         checked = value if self._is_plain(value) else self._validate(value)
         _check_native(_raw(checked))
-        return checked
+        return checked + 0.0 if type(checked) is float else checked  # MariaDB and jsonb know no -0.0
 
     def to_stored(self, value: Any) -> Any:
         """Check `value` and give it the form its column takes: an Enum's value, a row's pk, plain JSON objects.

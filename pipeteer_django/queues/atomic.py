@@ -81,6 +81,7 @@ def run_atomic(claim: Claim, using: str, body: Callable[[], Any], commit: Strate
         if not in_doubt or not is_disconnect(error) or resolve(in_doubt[0], [], using, "", commit) is None:
             raise
         settled = in_doubt[0]
+        settled.proved = False
     return _after(claim, settled, using, commit)
 
 

@@ -197,16 +197,25 @@ def shielded(using: str) -> Any:
 
 @contextmanager
 def snapshot(using: str) -> Any:
-    """A transaction for reading: all its statements see one moment. Inside another transaction as that is."""
+    """A transaction for reading: all its statements see one moment, nobody waits for it. Inside another as that is."""
     connection = connections[using]
     fresh = not connection.in_atomic_block
+    if fresh and connection.vendor == "sqlite":
+        # Not `atomic()`, which begins as a writer and keeps all others waiting.
+        with connection.cursor() as cursor:
+            cursor.execute("BEGIN DEFERRED")
+            try:
+                yield
+            finally:
+                cursor.execute("ROLLBACK")
+        return
     if fresh and connection.vendor == "mysql":
         with connection.cursor() as cursor:
-            cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")  # the next one's
+            cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")  # the next one's
     with transaction.atomic(using=using):
         if fresh and connection.vendor == "postgresql":
             with connection.cursor() as cursor:
-                cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+                cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
         yield
 
 

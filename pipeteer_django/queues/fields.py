@@ -23,7 +23,7 @@ from django.db.models.fields.json import KeyTransform
 from pydantic_core import to_jsonable_python
 
 from pipeteer_django.exceptions import DefinitionError, InvalidValue
-from pipeteer_django.pipelines.values import PortableEncoder, shown
+from pipeteer_django.pipelines.values import PortableEncoder, faithful, shown
 from pipeteer_django.pipelines.valuetype import MAX_OPTION, ValueType
 from pipeteer_django.queues.database import binary_collation
 from pipeteer_django.queues.relations import ABOUT_REVERSE_NAMES, GuardedReverse, way_out
@@ -290,13 +290,28 @@ class TypedJSON(Decoded):
             return value
 
     def get_prep_value(self, value: Any) -> Any:
-        """Dataclasses and the like are welcome in lookups, also within lists."""
+        """Dataclasses and the like are welcome in lookups, also within lists; their text is that of what is stored."""
         prepared = super().get_prep_value(value)
-        return prepared if hasattr(prepared, "resolve_expression") else to_jsonable_python(prepared, by_alias=False)
+        if hasattr(prepared, "resolve_expression"):
+            return prepared
+        return faithful(to_jsonable_python(prepared, by_alias=False), prepared)
 
     def formfield(self, *args: Any, **kwargs: Any) -> Any:
         """A form field for the JSON text."""
         return super().formfield(*args, **{"form_class": JSONFormField, **kwargs})
+
+
+class PortableJSON(models.JSONField):
+    """JSON that the engine records: a float comes back as a float. In migrations it is Django's own field."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("encoder", PortableEncoder)
+        super().__init__(*args, **kwargs)
+
+    def deconstruct(self) -> tuple[str, str, Any, Any]:
+        """As Django's, so that there is nothing to migrate."""
+        name, _, args, kwargs = super().deconstruct()
+        return name, "django.db.models.JSONField", args, {key: kwargs[key] for key in kwargs if key != "encoder"}
 
 
 class KeyField(models.CharField):  # type: ignore[type-arg]

@@ -68,7 +68,7 @@ def _model(
     if name.lower() in apps.all_models[label]:
         raise DefinitionError(
             f"{place(of.function)}: its model would be called {name}, which the app {label!r} already has. "
-            f"Give the pipeline another id: @pipeteer.{of.kind}(id=...)."
+            f"Give the pipeline another id: @pipeteer.{of.kind}(id=...). (pipeteer.E006)"
         )
     # Not a subclass of base.Meta: Django would write its `abstract` into the migrations.
     meta = type("Meta", (), {"app_label": label} | _names(of, base) | _keys(of, base, name, unique))

@@ -15,7 +15,7 @@ from pipeteer_django.exceptions import EngineColumn, EntryChanged, InvalidValue
 from pipeteer_django.pipelines.pipeline import Pipeline
 from pipeteer_django.queues.claim import plain
 from pipeteer_django.queues.database import time_of
-from pipeteer_django.queues.hints import enqueued, wake_on_commit
+from pipeteer_django.queues.hints import enqueued, moved, wake_on_commit
 from pipeteer_django.queues.people import edited
 
 USER_COLUMNS = ("key", "value", "output", "priority", "available_at")
@@ -169,6 +169,7 @@ class GuardedModel(models.Model):
         engine = ("epoch", "attempt", "available_at", "reserved_by")
         for name, current in zip(engine, row.values_list(*engine).get(), strict=True):
             setattr(self, name, current)
+        moved(using, self.pipeline, "edited", [self.pk], epoch=self._loaded.epoch + 1)
         self.remember()
 
     def delete(self, using: str | None = None, keep_parents: bool = False) -> tuple[int, dict[str, int]]:
@@ -182,7 +183,7 @@ def announce(sender: Any, instance: Any, created: bool, using: str, **kwargs: An
     """Receiver of post_save: whatever way an entry was written, fixtures included, its workers hear of it."""
     wake_on_commit(using, sender.pipeline.id)
     if created:
-        enqueued(using, sender.pipeline, [instance.key])
+        enqueued(using, sender.pipeline, [instance.key], [instance.pk])
 
 
 def keep_fence(sender: Any, instance: Any, raw: bool, using: str, **kwargs: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -10,7 +10,7 @@ from django.db import connections, transaction
 
 from pipeteer_django.pipelines.pipeline import Pipeline
 from pipeteer_django.pipelines.registry import registry
-from pipeteer_django.signals import entry_enqueued, run_finished
+from pipeteer_django.signals import entries_leaving, entries_moved, entry_enqueued, run_finished
 from pipeteer_django.wakeups import publish, tell_changed
 from pipeteer_django.wakeups.topics import CHANGES
 
@@ -56,12 +56,40 @@ def _once(done: set[str], name: str, action: Callable[[], None]) -> Callable[[],
     return act
 
 
-def enqueued(using: str, pipeline: Pipeline[Any, Any], keys: list[str]) -> None:
+def enqueued(using: str, pipeline: Pipeline[Any, Any], keys: list[str], ids: list[int | None]) -> None:
     """Send `entry_enqueued` when the transaction commits, if anybody listens."""
     if entry_enqueued.has_listeners(pipeline):
-        transaction.on_commit(
-            lambda: entry_enqueued.send_robust(sender=pipeline, keys=keys) and None, using=using, robust=True
-        )
+
+        def send() -> None:
+            entry_enqueued.send_robust(sender=pipeline, keys=keys, ids=ids)
+
+        transaction.on_commit(send, using=using, robust=True)
+
+
+def leaving(pipeline: Pipeline[Any, Any], verb: str, ids: Iterable[int]) -> None:
+    """Send `entries_leaving`, now and inside the transaction, if anybody listens."""
+    if entries_leaving.has_listeners(pipeline):
+        entries_leaving.send_robust(sender=pipeline, verb=verb, ids=list(ids))
+
+
+def moved(
+    using: str,
+    pipeline: Pipeline[Any, Any],
+    verb: str,
+    ids: Iterable[int] | None = None,
+    *,
+    count: int | None = None,
+    epoch: int | None = None,
+) -> None:
+    """Send `entries_moved` when the transaction commits, if anybody listens and anything moved."""
+    chosen = None if ids is None else list(ids)
+    number = len(chosen or ()) if count is None else count
+    if number and entries_moved.has_listeners(pipeline):
+
+        def send() -> None:
+            entries_moved.send_robust(sender=pipeline, verb=verb, ids=chosen, count=number, epoch=epoch)
+
+        transaction.on_commit(send, using=using, robust=True)
 
 
 def finished(using: str, pipeline: Pipeline[Any, Any], run_id: int, key: str, output: str) -> None:

@@ -11,7 +11,7 @@ from django.utils.translation import gettext_lazy as _
 
 from pipeteer_django.pipelines.pipeline import Pipeline
 from pipeteer_django.queues.available import AvailableAtField
-from pipeteer_django.queues.fields import KeyField
+from pipeteer_django.queues.fields import KeyField, PortableJSON
 from pipeteer_django.queues.guards import GuardedModel
 from pipeteer_django.queues.outputs import AllOutputs, UnconsumedOutputs
 from pipeteer_django.queues.querysets import InputManager
@@ -94,7 +94,7 @@ class Output(models.Model):
 class WorkflowOutput(Output):
     """A workflow's result keeps what is needed to run it again from one of its steps."""
 
-    param = models.JSONField(_("argument"), null=True)
+    param = PortableJSON(_("argument"), null=True)
     branch = models.IntegerField(_("branch"), default=0)
     started_at = models.DateTimeField(_("started at"), null=True)
 
@@ -114,9 +114,9 @@ class Step(models.Model):
     index = models.IntegerField(_("index"))
     pipeline = models.CharField(_("pipeline"), max_length=63)
     child_id = models.BigIntegerField(_("child"), null=True)
-    param = models.JSONField(_("argument"), null=True)
-    result = models.JSONField(_("result"), null=True)
-    error = models.JSONField(_("error"), null=True)
+    param = PortableJSON(_("argument"), null=True)
+    result = PortableJSON(_("result"), null=True)
+    error = PortableJSON(_("error"), null=True)
     created_at = models.DateTimeField(_("created at"), default=timezone.now)
     done_at = models.DateTimeField(_("done at"), null=True)
     cancelled_at = models.DateTimeField(_("cancelled at"), null=True)
@@ -137,7 +137,7 @@ class Message(models.Model):
     run_id = models.BigIntegerField(_("run"))
     branch = models.IntegerField(_("branch"), null=True)
     name = KeyField(_("name"), max_length=200)
-    value = models.JSONField(_("value"), null=True)
+    value = PortableJSON(_("value"), null=True)
     sent_at = models.DateTimeField(_("sent at"), default=timezone.now)
     order = models.IntegerField(_("order"), null=True)
 

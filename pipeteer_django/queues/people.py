@@ -13,7 +13,7 @@ from pipeteer_django.pipelines.pipeline import Pipeline
 from pipeteer_django.pipelines.registry import registry
 from pipeteer_django.queues.claim import plain
 from pipeteer_django.queues.database import DatabaseNow, time_of
-from pipeteer_django.queues.hints import changed_on_commit, finished, wake_on_commit
+from pipeteer_django.queues.hints import changed_on_commit, finished, leaving, moved, wake_on_commit
 from pipeteer_django.queues.settle import settle
 from pipeteer_django.queues.tickets import Removed, Settled, Ticket
 
@@ -49,19 +49,26 @@ def _push(pipeline: Pipeline[Any, Any], using: str, which: Q, value: Any, epoch:
         for id, key, caller, output in entries:
             if id in done and not caller:
                 finished(using, pipeline, id, key, output)
+        moved(using, pipeline, "pushed", done)
     return settled
 
 
 def complete(pipeline: Pipeline[Any, Any], using: str, id: int, outcome: Done) -> bool:
     """Settle an entry, in the caller's transaction, as if its work had come to this. False where it is gone."""
-    return bool(_settle(pipeline, using, [id], lambda: outcome).done)
+    done = _settle(pipeline, using, [id], lambda: outcome).done
+    moved(using, pipeline, "pushed", [ticket.id for ticket in done])
+    return bool(done)
 
 
 def remove(pipeline: Pipeline[Any, Any], using: str, ids: Iterable[int]) -> int:
     """Take entries out of their queue, with all they had outstanding; callers get StepFailed. Returns how many."""
     failure = Failure("Deleted", "the entry was deleted from its queue", "")
+    chosen = list(ids)
     with transaction.atomic(using=using):
-        return len(_settle(pipeline, using, list(ids), lambda: Removed(failure)).done)
+        leaving(pipeline, "deleted", chosen)
+        removed = [ticket.id for ticket in _settle(pipeline, using, chosen, lambda: Removed(failure)).done]
+        moved(using, pipeline, "deleted", removed)
+    return len(removed)
 
 
 def _settle(

@@ -21,7 +21,7 @@ from pipeteer_django.queues.available import Soon
 from pipeteer_django.queues.claim import plain
 from pipeteer_django.queues.database import DatabaseNow
 from pipeteer_django.queues.guards import check_columns, check_storable, refuse_engine_columns
-from pipeteer_django.queues.hints import enqueued, wake_on_commit
+from pipeteer_django.queues.hints import enqueued, moved, wake_on_commit
 from pipeteer_django.queues.results import Run
 
 
@@ -70,11 +70,11 @@ class InputQuerySet(OfPipeline, models.QuerySet[Any]):
 
     def retry(self) -> int:
         """Let the failed ones run again, from a first attempt. Returns how many."""
-        return self._moved(people.retry(self._engine()))
+        return self._moved("retried", people.retry(self._engine()))
 
     def release(self) -> int:
         """Take the running ones away from their workers; the attempt does not count. Returns how many."""
-        return self._moved(people.release(self._engine()))
+        return self._moved("released", people.release(self._engine()))
 
     def restart(self) -> int:
         """Run entries, workflows above all, again from the beginning. Returns how many."""
@@ -93,9 +93,10 @@ class InputQuerySet(OfPipeline, models.QuerySet[Any]):
         engine.query = self.query.chain()
         return engine
 
-    def _moved(self, count: int) -> int:
+    def _moved(self, verb: str, count: int) -> int:
         if count:
             wake_on_commit(self._alias, self._pipeline.id)
+            moved(self._alias, self._pipeline, verb, count=count)
         return count
 
     def update(self, **values: Any) -> int:
@@ -107,7 +108,7 @@ class InputQuerySet(OfPipeline, models.QuerySet[Any]):
         refuse_engine_columns(values)
         check_columns(values)
         check_storable(self.model, self._alias, values)
-        return self._moved(self._engine().update(**people.edited(values)))
+        return self._moved("edited", self._engine().update(**people.edited(values)))
 
     update.alters_data = True  # type: ignore[attr-defined]
 
@@ -152,7 +153,7 @@ class InputQuerySet(OfPipeline, models.QuerySet[Any]):
         for entry in created:
             entry.remember()
         wake_on_commit(self._alias, self._pipeline.id)
-        enqueued(self._alias, self._pipeline, [entry.key for entry in created])
+        enqueued(self._alias, self._pipeline, [entry.key for entry in created], [entry.pk for entry in created])
         return created
 
     bulk_create.alters_data = True  # type: ignore[attr-defined]
@@ -213,7 +214,7 @@ class InputManager(OfPipeline, models.Manager.from_queryset(InputQuerySet)):  # 
             check_storable(self.model, using, {"value": value, "output": output})
         entries = insert_entries(self.model, using, stored, output=output, priority=int(priority))
         wake_on_commit(using, self._pipeline.id)
-        enqueued(using, self._pipeline, [key for _, key in entries])
+        enqueued(using, self._pipeline, [key for _, key in entries], [id for id, _ in entries])
         return [Run(self._pipeline, id, key, output, using) for id, key in entries]
 
     def _entry(self, value: Any, *, key: str | None, **columns: Any) -> Any:

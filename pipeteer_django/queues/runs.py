@@ -18,7 +18,7 @@ from pipeteer_django.queues.children import children
 from pipeteer_django.queues.claim import plain
 from pipeteer_django.queues.database import time_of
 from pipeteer_django.queues.deliver import Result, insert_messages, record_results
-from pipeteer_django.queues.hints import wake_on_commit
+from pipeteer_django.queues.hints import leaving, moved, wake_on_commit
 from pipeteer_django.queues.people import complete, fresh, remove
 from pipeteer_django.queues.rows import Row, all_written, lock, write
 
@@ -39,7 +39,9 @@ def cancel(workflow: Pipeline[Any, Any], using: str, ids: Sequence[int]) -> int:
         rows = lock(using, {workflow.id: ids}, wait=True)[workflow.id]
         idle = {row.id for row in rows.values() if not row.can_clean_up}
         remove(workflow, using, idle)  # by the one door, so that callers are told
+        leaving(workflow, "cancelled", rows.keys() - idle)
         ask_to_cancel(using, workflow, rows.keys() - idle, time_of(using), wait=True)
+        moved(using, workflow, "cancelled", rows.keys() - idle)
         wake_on_commit(using, workflow.id)
     return len(rows)
 
@@ -71,6 +73,7 @@ def restart(pipeline: Pipeline[Any, Any], using: str, ids: Sequence[int]) -> int
             reserved_by="",
         )
         all_written(pipeline.id, locked, restarted)
+        moved(using, pipeline, "restarted", locked)
         wake_on_commit(using, pipeline.id)
     return restarted
 
@@ -85,6 +88,7 @@ def rerun(workflow: Pipeline[Any, Any], using: str, key: str, from_step: int) ->
         step = _step(workflow, using, row.id, row.branch, from_step)
         _forget_cancellation(workflow, using, [row.id])
         _new_branch(workflow, using, row, Q(index__lt=from_step), step.after)
+        moved(using, workflow, "rerun", [row.id])
     return row.id
 
 
@@ -104,6 +108,7 @@ def correct(workflow: Pipeline[Any, Any], using: str, key: str, number: int, val
         before = _last(workflow, using, row) if step.order is None else step.order - 1
         _new_branch(workflow, using, row, Q(after__lte=before), before)
         _replace(workflow, using, row, step, result)
+        moved(using, workflow, "corrected", [row.id])
 
 
 def lock_with_child(workflow: Pipeline[Any, Any], using: str, ids: Sequence[int], number: int) -> None:
@@ -166,8 +171,7 @@ def _new_branch(workflow: Pipeline[Any, Any], using: str, row: Row, kept: Q, las
     messages.filter(order__gt=last).exclude(name=CANCEL).update(order=None, branch=None)
     messages.filter(order__lte=last).update(branch=row.branch + 1)
     entry = plain(workflow.Input, using).filter(id=row.id)
-    moved = entry.update(branch=F("branch") + 1, error="", **fresh(), reserved_by="")
-    all_written(workflow.id, [row.id], moved)
+    all_written(workflow.id, [row.id], entry.update(branch=F("branch") + 1, error="", **fresh(), reserved_by=""))
     wake_on_commit(using, workflow.id)
 
 

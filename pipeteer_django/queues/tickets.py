@@ -77,6 +77,8 @@ class Settled:
     """Seconds until the first of the entries moved is due, of those that are not yet."""
     dropped: int = 0
     """Results whose step was cancelled or done."""
+    proved: bool = True
+    """Its own commit was seen. False: only the rows, as they were afterwards, say that it happened."""
 
     @property
     def topics(self) -> set[str]:

@@ -126,7 +126,7 @@ def _proved(tickets: Sequence[Ticket], appetite: Appetite, using: str, commit: S
         claims = resolve(turn.settled, turn.claims, using, appetite.worker, commit)
         if claims is None:
             raise
-        turn.claims = claims
+        turn.claims, turn.settled.proved = claims, False
         return turn
     if not proof.proved:
         raise OperationalError("The turn's transaction ended without a commit.")
@@ -201,6 +201,7 @@ def _merge(into: Settled, more: Settled) -> None:
     into.ready |= more.ready
     into.soonest = min(into.soonest, more.soonest)
     into.dropped += more.dropped
+    into.proved &= more.proved
 
 
 # A COMMIT whose reply was lost

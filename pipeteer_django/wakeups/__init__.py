@@ -3,14 +3,17 @@
 from . import publisher, subscriber
 from .addresses import check_url
 from .changes import tell_changed
+from .keys import check_keys, exposed, library_version, may_host
+from .pace import Pace
 from .probe import answers
 from .proxy import Proxy
 from .publisher import flush, publish
 from .subscriber import Subscription, listen
-from .waiter import Waiter
+from .waiter import Waiter, calm
 
 __all__ = [
-    "Proxy", "Subscription", "Waiter", "answers", "check_url", "close", "flush", "listen", "publish", "tell_changed",
+    "Pace", "Proxy", "Subscription", "Waiter", "answers", "calm", "check_keys", "check_url", "close", "exposed",
+    "flush", "library_version", "listen", "may_host", "publish", "tell_changed",
 ]  # fmt: skip
 
 

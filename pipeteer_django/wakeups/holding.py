@@ -14,11 +14,11 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.files import locks
 from zmq.utils.monitor import recv_monitor_message
 
-from .addresses import endpoint, local_path
+from .addresses import endpoint, is_name, leaves_machine, local_path
 
 
 class AddressInUse(Exception):
-    """Another process has the address."""
+    """Another process has the address, or another host."""
 
 
 class Holding:
@@ -69,8 +69,15 @@ def _explained(url: str) -> Iterator[None]:
     try:
         yield
     except (OSError, zmq.ZMQError) as error:
-        if error.errno == zmq.EADDRINUSE:
+        # Addresses may move from host to host, and the settings are the same on all of them.
+        if error.errno == zmq.EADDRINUSE or (error.errno == zmq.EADDRNOTAVAIL and leaves_machine(url)):
             raise AddressInUse(url) from error
+        if is_name(url):
+            raise ImproperlyConfigured(
+                f"The wake-up proxy cannot bind {url}: that needs an address, not a name. Where the proxy runs write "
+                "tcp://0.0.0.0:PORT or one of this host's addresses in settings.PIPETEER; anywhere else leave out "
+                "proxy.key_secret, or set HOST_PROXY to False."
+            ) from error
         raise ImproperlyConfigured(
             f"The wake-up proxy cannot bind {url}: {error}. Choose another address in settings.PIPETEER."
         ) from error

@@ -9,17 +9,17 @@ import zmq
 
 from pipeteer_django import conf
 
-from .addresses import endpoint
-from .link import prepare
+from .addresses import destination
+from .link import check_client, prepare
+from .topics import PROBE
 
 
 def answers(timeout: float) -> bool:
     """Whether a proxy at the configured addresses forwards within `timeout` seconds.
 
-    Raises ImproperlyConfigured for addresses that `check_url` refuses.
+    Raises ImproperlyConfigured for addresses that `check_url` refuses, and where there are keys but not all.
     """
-    # No topic: the control character makes every listener drop it.
-    probe = b"\x1fprobe " + secrets.token_hex(8).encode()
+    probe = PROBE + secrets.token_hex(8).encode()
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     try:
         heard = _connect(context, zmq.SUB, conf.settings().SUB_URL)
@@ -31,8 +31,9 @@ def answers(timeout: float) -> bool:
 
 
 def _connect(context: zmq.Context[zmq.Socket[bytes]], kind: int, url: str) -> zmq.Socket[bytes]:
+    check_client(url)
     connected = prepare(context, kind, url)
-    connected.connect(endpoint(url))
+    connected.connect(destination(url))
     return connected
 
 

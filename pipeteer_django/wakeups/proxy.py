@@ -1,4 +1,4 @@
-"""The proxy: what publishers say on one address, subscribers hear on the other. One process of a machine hosts it."""
+"""The proxy: what publishers say on one address, subscribers hear on the other. One process hosts it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import threading
 import weakref
 
 import zmq
+from zmq.auth.thread import ThreadAuthenticator
 
 from .addresses import check_url
 from .holding import AddressInUse, Holding
+from .keys import dismiss, doorkeeper, secure_server
 from .topics import MAX_FRAME_BYTES
 
 logger = logging.getLogger(__name__)
@@ -28,14 +30,15 @@ class Proxy:
         check_url(sub_url)
         self.pub_url, self.sub_url = pub_url, sub_url
         self._context: _Context | None = None
+        self._doorkeeper: ThreadAuthenticator | None = None
         self._holding = Holding()
         self._stopping = False
         self._ended: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     def start(self) -> bool:
-        """Bind and forward in a daemon thread. False, with nothing bound, if another process has either address.
+        """Bind and forward in a daemon thread. False, with nothing bound, if another process or host has an address.
 
-        Raises ImproperlyConfigured if an address cannot be bound for another reason.
+        Raises ImproperlyConfigured if an address cannot be bound for another reason, or without the proxy's keys.
         """
         self._stopping = False
         return self._start()
@@ -46,6 +49,7 @@ class Proxy:
         context, self._context = self._context, None
         if context is not None:
             _started.discard(self)
+            self._dismiss()
             context.term()  # ends zmq.proxy in its thread, and returns when that has closed the sockets
             self._holding.release()
 
@@ -67,6 +71,7 @@ class Proxy:
         with contextlib.ExitStack() as undo:
             undo.callback(self._holding.release)
             undo.callback(context.destroy, linger=0)
+            undo.callback(self._dismiss)
             ends = _end(context, zmq.XSUB, self.pub_url), _end(context, zmq.XPUB, self.sub_url)
             try:
                 self._holding.bind(ends[0], self.pub_url)
@@ -74,6 +79,8 @@ class Proxy:
             except AddressInUse as taken:
                 logger.debug("Not hosting the proxy: %s is in use.", taken)
                 return False
+            # After the addresses are ours, because others try that all the time; who comes meanwhile comes again.
+            self._doorkeeper = doorkeeper(context)
             self._ended = queue.SimpleQueue()
             threading.Thread(target=_forward, args=(*ends, self._ended), name="pipeteer-proxy", daemon=True).start()
             undo.pop_all()
@@ -81,11 +88,16 @@ class Proxy:
         _started.add(self)
         return True
 
+    def _dismiss(self) -> None:
+        keeper, self._doorkeeper = self._doorkeeper, None
+        if keeper is not None:
+            dismiss(keeper)
+
     def _abandon(self) -> None:
         self._holding.abandon()
         if self._context is not None:
-            _not_ours.append(self._context)
-            self._context = None
+            _not_ours.append((self._context, self._doorkeeper))
+            self._context = self._doorkeeper = None
 
 
 def _end(context: _Context, kind: int, url: str) -> zmq.Socket[bytes]:
@@ -94,6 +106,7 @@ def _end(context: _Context, kind: int, url: str) -> zmq.Socket[bytes]:
     end.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
     end.setsockopt(zmq.BACKLOG, 1000)
     end.setsockopt(zmq.IPV6, int("[" in url))
+    secure_server(end)
     return end
 
 
@@ -111,7 +124,7 @@ def _forward(frontend: zmq.Socket[bytes], backend: zmq.Socket[bytes], ended: que
 
 
 _started: weakref.WeakSet[Proxy] = weakref.WeakSet()
-_not_ours: list[_Context] = []
+_not_ours: list[tuple[_Context, ThreadAuthenticator | None]] = []
 """The parent's contexts in a forked child: kept, because collecting them would close sockets that live on."""
 
 

@@ -16,12 +16,18 @@ from django.core.signals import setting_changed
 from pipeteer_django import conf
 
 from .link import Bell, Link
-from .topics import CHANGES, encode
+from .pace import Allowance
+from .topics import CHANGES, MAX_TOPIC_BYTES, encode
 
 logger = logging.getLogger(__name__)
 
 MAX_PENDING = 1000
 """Topics kept while no proxy answers; beyond it the oldest are dropped."""
+MAX_PREFIXES = 10_000
+"""Subscriptions that are told apart; where there are more, everything counts as subscribed to."""
+WINDOW = 0.05
+SUBSCRIPTIONS = 2000
+"""Subscriptions in one WINDOW (seconds) that are taken note of; others wait for the next."""
 SETTLE = 0.3
 """Seconds a topic waits, once connected, for somebody to subscribe to it; after that nobody hears it: dropped."""
 CALM = 0.1
@@ -78,6 +84,7 @@ class _Publisher:
         self._sending = False
         self._leaving: tuple[float, float] | None = None
         self._prefixes: set[bytes] = set()
+        self._allowance = Allowance(SUBSCRIPTIONS, WINDOW)
         self._told: dict[bytes, float] = {}
         """When a change was last told."""
         self._deaf_since: float | None = None
@@ -116,7 +123,10 @@ class _Publisher:
 
     def _serve(self, link: Link) -> None:
         while not self._finished(link):
-            link.poll(self._patience(link))
+            if self._allowance.left > 0:
+                link.poll(self._patience(link))
+            else:
+                link.rest(self._allowance.pause)
             self._note_subscriptions(link)
             self._send(link)
 
@@ -136,13 +146,20 @@ class _Publisher:
         return RETRY if waiting or self._leaving else None
 
     def _note_subscriptions(self, link: Link) -> None:
-        for frame, *_ in link.received():
+        for frame, *_ in link.received(self._allowance.left):
+            self._allowance.spend(1)
             if frame[:1] == b"\x01":
-                self._prefixes.add(frame[1:])
+                self._note_subscription(frame[1:])
             elif frame[:1] == b"\x00":
                 self._prefixes.discard(frame[1:])
         asked = any(prefix.startswith(_CHANGES) for prefix in self._prefixes)
         self._deaf_since = None if asked else link.connected_at
+
+    def _note_subscription(self, prefix: bytes) -> None:
+        if len(self._prefixes) >= MAX_PREFIXES:
+            self._prefixes |= {b"", _CHANGES}
+        elif len(prefix) <= MAX_TOPIC_BYTES:  # no topic begins with a longer one
+            self._prefixes.add(prefix)
 
     def _send(self, link: Link) -> None:
         if link.connected_at is None:

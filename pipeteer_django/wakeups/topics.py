@@ -12,6 +12,8 @@ CHANGES = ":changed:"
 
 They are for those who subscribe to this very prefix, and are not sent while nobody does.
 """
+PROBE = b"\x1fprobe "
+"""How frames begin by which somebody asks whether a proxy forwards. The control character makes them no topics."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 

@@ -23,6 +23,7 @@ from pipeteer_django.queues.tickets import Ticket
 from pipeteer_django.queues.turn import Appetite, Turn, take_turn, ticket_of
 from pipeteer_django.wakeups import publish, tell_changed
 from pipeteer_django.worker.attempts import Attempt
+from pipeteer_django.worker.hesitation import TAKEN
 from pipeteer_django.worker.intake import Intake
 from pipeteer_django.worker.reports import report_settled, report_started
 
@@ -77,6 +78,10 @@ class Desk:
         appetite = Appetite(self._label, work.slots, work.threads, work.alone, targets, self._serves, self._kept)
         turn = take_turn(work.tickets, appetite, using=self._using)
         self.tell(turn)
+        if len(turn.claims) < work.slots:
+            for id in work.hints & {claim.pipeline.id for claim in turn.claims}:
+                if not self.intake.is_hot(id):
+                    publish(TAKEN + id)  # so that fifty others need not look; who has no place left stays silent
         if trusted and not turn.claims:
             self.intake.glance(work.hints)  # it may be due later, or have a priority not met before
         return turn

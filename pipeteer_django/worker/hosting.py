@@ -1,4 +1,7 @@
-"""A worker hosts the wake-up proxy while nobody else does, and takes it over when its host dies."""
+"""A worker hosts the wake-up proxy while nobody else does, and takes it over when its host dies.
+
+With CURVE keys it does so only where it has the proxy's secret key.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import asyncio
 import logging
 
 from pipeteer_django.conf import settings
-from pipeteer_django.wakeups import Proxy, answers
+from pipeteer_django.wakeups import Proxy, answers, may_host
 
 logger = logging.getLogger("pipeteer_django.worker")
 
@@ -44,7 +47,7 @@ class Host:
                 logger.info("Nobody hosted the wake-up proxy any more; hosting it here.")
 
     def _try(self) -> bool:
-        self._hosting = self._proxy.start()
+        self._hosting = may_host() and self._proxy.start()
         return self._hosting
 
     def stop(self) -> None:

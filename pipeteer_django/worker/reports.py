@@ -19,7 +19,7 @@ from pipeteer_django.pipelines.outcome import (
     Waiting,
 )
 from pipeteer_django.queues.claim import Claim
-from pipeteer_django.queues.tickets import Settled, Ticket
+from pipeteer_django.queues.tickets import Removed, Settled, Ticket
 from pipeteer_django.signals import attempt_finished, attempt_started, entry_failed, lease_lost, run_finished
 
 logger = logging.getLogger("pipeteer_django.worker")
@@ -66,13 +66,13 @@ def report_started(claims: Iterable[Claim]) -> None:
         return
     for claim in claims:
         if attempt_started.has_listeners(claim.pipeline):
-            attempt_started.send_robust(claim.pipeline, run_id=claim.id, key=claim.key, attempt=claim.attempt)
+            attempt_started.send_robust(claim.pipeline, **_common(claim, claim.epoch))
 
 
 def report_settled(settled: Settled) -> None:
     """Send what a committed turn did. Called outside transactions, on a thread where receivers may use the ORM."""
     for ticket in settled.done:
-        _report(ticket, _NAMES.get(type(ticket.outcome), "removed"))
+        _report(ticket, _NAMES.get(type(ticket.outcome), "removed"), settled)
     for ticket in settled.lost:
         if ticket.claim:
             report_lost(ticket.claim)
@@ -86,18 +86,26 @@ def report_settled(settled: Settled) -> None:
 
 def report_lost(claim: Claim) -> None:
     """Send that an attempt ended when it was no longer ours to settle."""
-    common = {"run_id": claim.id, "key": claim.key, "attempt": claim.attempt}
+    common = _common(claim, claim.epoch)
     attempt_finished.send_robust(claim.pipeline, outcome="lost", **common)
     lease_lost.send_robust(claim.pipeline, **common)
 
 
-def _report(ticket: Ticket, outcome: str) -> None:
+def _common(claim: Claim, epoch: int | None) -> dict[str, Any]:
+    return {"run_id": claim.id, "key": claim.key, "attempt": claim.attempt, "epoch": epoch}
+
+
+def _report(ticket: Ticket, outcome: str, settled: Settled) -> None:
     claim = ticket.claim
     if claim is None:
         return
-    common = {"run_id": claim.id, "key": claim.key, "attempt": claim.attempt}
+    common = _common(claim, ticket.epoch)
     if attempt_finished.receivers and attempt_finished.has_listeners(claim.pipeline):
-        attempt_finished.send_robust(claim.pipeline, outcome=outcome, **common)
+        step = None if ticket.step_id is None else (ticket.caller, ticket.step_id)
+        attempt_finished.send_robust(
+            claim.pipeline, outcome=outcome, next_epoch=_next_epoch(ticket, settled), step=step,
+            claimed=not ticket.advanced_by, proved=settled.proved, **common,
+        )  # fmt: skip
     failure = getattr(ticket.outcome, "failure", None)
     if failure is not None and outcome != "cancelled":
         gave_up = not isinstance(ticket.outcome, Retry)
@@ -106,6 +114,14 @@ def _report(ticket: Ticket, outcome: str) -> None:
         )
     if run_finished.receivers and outcome == "done" and not claim.caller:
         run_finished.send_robust(claim.pipeline, run_id=claim.id, key=claim.key, output=claim.output)
+
+
+def _next_epoch(ticket: Ticket, settled: Settled) -> int | None:
+    """The epoch of its row now that it was settled; None where it has left its queue."""
+    gone = (Done, Cancelled, Removed, Failed) if ticket.caller else (Done, Cancelled, Removed)
+    if ticket.epoch is None or isinstance(ticket.outcome, gone):
+        return None
+    return settled.epochs.get(ticket.place, ticket.epoch + 1)
 
 
 # Log lines

@@ -32,6 +32,7 @@ from pipeteer_django.wakeups import flush, listen
 from pipeteer_django.worker.attempts import Ended
 from pipeteer_django.worker.crew import Crew, Place
 from pipeteer_django.worker.desk import LATER, Desk, Work
+from pipeteer_django.worker.hesitation import TAKEN, Hesitation
 from pipeteer_django.worker.lag import Lag
 from pipeteer_django.worker.renewal import Renewal
 from pipeteer_django.worker.reports import Counts, log_failures, report_lost
@@ -79,10 +80,11 @@ class Worker:
         self._claims: dict[Place, Claim] = {}
         """What this process holds: it runs, or waits to be settled."""
         self._stop_at: float | None = None
-        self._heeded = self._sweep_at = 0.0
+        self._heeded = self._follow_at = self._sweep_at = 0.0
         self._nudge = asyncio.Event()
         self._hints: set[str] = set()
         """Ids heard of since hints were last heeded; changed on the loop's thread only."""
+        self._hesitation = Hesitation()
         self._suspect_waits = False
         self._outage = 0
         self._warm = Warm(settings().CACHE_SIZE, self.label)
@@ -136,7 +138,7 @@ class Worker:
         )
         renewal.start()
         try:
-            with listen(self._hear):
+            with listen(self._hear, flooded=self._hear_flood):
                 while not await self._finished():
                     await self._turn()
                     await self._rest()
@@ -188,6 +190,10 @@ class Worker:
             await self._wait_for_database(error)
             return
         self._back_again()
+        if turn.claims:
+            self._hesitation.found()
+        elif hints:
+            self._hesitation.in_vain()
         if work.sweep:
             self._sweep_at = now + settings().SWEEP_INTERVAL
         self._take(turn)
@@ -200,7 +206,7 @@ class Worker:
     def _next_look(self) -> float:
         """When the queues are to be looked at again: soon after a wake-up, at a due time, or by polling."""
         next_look = self._intake.next_look
-        return min(next_look, self._heeded + _CALM) if self._hints else next_look
+        return min(next_look, self._follow_at) if self._hints else next_look
 
     def _take(self, turn: Turn) -> None:
         if self._crew.all_stuck and not self.stopping:
@@ -274,14 +280,28 @@ class Worker:
         """On the subscriber's thread. One call into the loop is enough for a flood of hints."""
         if topic in self._serves and topic not in self._hints:
             self._loop.call_soon_threadsafe(self._heed, topic)
+        elif topic.startswith(TAKEN) and topic.removeprefix(TAKEN) in self._hints:
+            self._loop.call_soon_threadsafe(self._leave, topic.removeprefix(TAKEN))
+
+    def _hear_flood(self) -> None:
+        """On the subscriber's thread. Some hints were not heard: any of its queues may have work."""
+        for topic in self._serves:
+            self._hear(topic)
 
     def _heed(self, topic: str) -> None:
+        now = time.monotonic()
+        if not self._hints:
+            self._follow_at = max(self._heeded + _CALM, now + self._hesitation.pause())
         self._hints.add(topic)
-        calm = self._heeded + _CALM - time.monotonic()
-        if calm > 0:
-            self._loop.call_later(calm, self._nudge.set)
+        if self._follow_at > now:
+            self._loop.call_later(self._follow_at - now, self._nudge.set)
         else:
             self._nudge.set()
+
+    def _leave(self, topic: str) -> None:
+        # What was taken may be older than this hint. So whoever found work last does not leave it: somebody looks.
+        if self._hesitation.stands_back:
+            self._hints.discard(topic)
 
     # A database that is gone for a while
 

@@ -92,3 +92,13 @@ def test_all_ends_without_a_proxy(start_manage: StartManage, start_worker: Start
     for worker in workers:
         assert log(worker).count("No proxy answers") <= 2
         stop(worker)
+
+
+def test_without_wake_ups_polls_find_all(start_worker: StartManage) -> None:
+    worker = start_worker("double", env={"PIPETEER_TEST_WAKEUPS": "0"})
+    ready(worker)
+    for number in range(2):
+        # The first may have come before the worker's first look at its queue, the second has not.
+        run = double.enqueue(number)
+        eventually(lambda run=run: run.look() is not None, "a poll finds the entry", within=10)
+    stop(worker)

@@ -124,9 +124,16 @@ def test_an_entry_that_was_taken_over_is_not_run() -> None:
     record.enqueue("zombie")
     claim = by_hand.claim_one(record)
     record.Input.objects.all().release()
+    ran: list[str] = []
+
+    def body() -> str:
+        ran.append("it may send a mail as well")
+        Ledger.objects.create(name="z", run_id=0)
+        return "z"
+
     with pytest.raises(LeaseLost):
-        atomic.run_atomic(claim, "default", lambda: Ledger.objects.create(name="z", run_id=0), durable)
-    assert Ledger.objects.count() == 0
+        atomic.run_atomic(claim, "default", body, durable)
+    assert (ran, Ledger.objects.count()) == ([], 0)
 
 
 def test_deleted_in_its_own_body() -> None:

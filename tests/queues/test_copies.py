@@ -374,7 +374,6 @@ def test_ids_are_never_lowered() -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-@pytest.mark.skipif(VENDOR == "sqlite", reason="nobody writes while SQLite's writer reads")
 def test_a_dump_sees_one_moment() -> None:
     double.enqueue(1)
 
@@ -389,6 +388,8 @@ def test_a_dump_sees_one_moment() -> None:
         thread.join(10)
         assert double.Input.objects.count() == 1
     assert double.Input.objects.count() == 2
+    if VENDOR == "sqlite":
+        return  # it has no other isolation that it could be left in
     with connection.cursor() as cursor:
         statement = "SHOW transaction_isolation" if VENDOR == "postgresql" else "SELECT @@tx_isolation"
         cursor.execute(statement)

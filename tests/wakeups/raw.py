@@ -183,7 +183,7 @@ def orphaning_proxy_process(
 
 
 @contextmanager
-def proxy_process(urls: Urls) -> Iterator[subprocess.Popen[str]]:
-    with running(PROXY, urls) as process:
+def proxy_process(urls: Urls, **more: object) -> Iterator[subprocess.Popen[str]]:
+    with running(PROXY, urls, **more) as process:
         assert line(process) == "up"
         yield process

@@ -32,7 +32,7 @@ def test_malformed_frames_are_dropped(proxy: Proxy, raw: Raw, caplog: pytest.Log
         for frames in ([b"a", b"b"], [b""], [b"x" * 129], [b"\xff\xfe"], [b"a\nb"], [b"quad"]):
             publisher.send_multipart(frames)
         assert heard.get(timeout=PATIENCE) == "quad"
-    assert "5 so far" in caplog.text
+    assert "wake-ups that hold no topic" in caplog.text
 
 
 def test_callback_that_raises_does_not_stop_the_others(

@@ -11,6 +11,7 @@ import zmq
 from django.test import override_settings
 
 from pipeteer_django.wakeups import Proxy, Waiter, listen
+from pipeteer_django.wakeups import waiter as waiting_room
 
 from .raw import PATIENCE, Raw, Urls, proxy_process
 
@@ -48,6 +49,12 @@ class Database:
             self._publisher.send(b"quad")
 
 
+@pytest.fixture
+def unpaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So many hints in so short a time are heeded only here."""
+    monkeypatch.setattr(waiting_room, "BURST", 100 * ROUNDS)
+
+
 @contextmanager
 def writing(raw: Raw) -> Iterator[Database]:
     database = Database(raw.publisher_heard_by(b""))
@@ -57,6 +64,7 @@ def writing(raw: Raw) -> Iterator[Database]:
     thread.join()
 
 
+@pytest.mark.usefixtures("unpaced")
 def test_subscribe_look_wait_misses_nothing(proxy: Proxy, raw: Raw) -> None:
     with Waiter(["quad"]) as waiter, writing(raw) as database:
         for value in range(1, ROUNDS + 1):
@@ -65,6 +73,7 @@ def test_subscribe_look_wait_misses_nothing(proxy: Proxy, raw: Raw) -> None:
             database.seen.release()
 
 
+@pytest.mark.usefixtures("unpaced")
 def test_subscribe_look_await_misses_nothing(proxy: Proxy, raw: Raw) -> None:
     async def read(waiter: Waiter, database: Database) -> None:
         for value in range(1, ROUNDS + 1):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections import Counter
 from typing import Any
@@ -11,14 +10,10 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 from django.db import DatabaseError, InterfaceError
 
+from pipeteer_django.checking.choice import WRONG, chosen
+from pipeteer_django.checking.document import Document
 from pipeteer_django.checking.findings import ADVICE, Finding
 from pipeteer_django.checking.gate import Gate
-from pipeteer_django.exceptions import PipeteerError
-from pipeteer_django.pipelines.pipeline import Pipeline
-from pipeteer_django.pipelines.registry import registry
-
-_WRONG = 2
-"""Exit status where the question could not be answered; 1 means that the answer is no."""
 
 
 class Command(BaseCommand):
@@ -41,7 +36,7 @@ class Command(BaseCommand):
 
     def handle(self, **options: Any) -> None:
         """Exit with the status that says it all."""
-        gate = Gate(_chosen(options["pipelines"]), replay=options["replay"], only_values=options["values"])
+        gate = Gate(chosen(options["pipelines"]), replay=options["replay"], only_values=options["values"])
         report: _Lines = _Json(self.stdout, gate) if options["json"] else _Lines(self.stdout, gate)
         try:
             report.begin()
@@ -50,18 +45,10 @@ class Command(BaseCommand):
         except (DatabaseError, InterfaceError) as error:
             message = f"The database does not answer as it should: {str(error).strip()}"
             report.end(message)
-            raise CommandError(message, returncode=_WRONG) from error
+            raise CommandError(message, returncode=WRONG) from error
         report.end()
         if report.stops:
             sys.exit(1)
-
-
-def _chosen(ids: list[str]) -> list[Pipeline[Any, Any]]:
-    try:
-        named = [registry.find(id) for id in dict.fromkeys(ids)]
-    except PipeteerError as error:
-        raise CommandError(str(error), returncode=_WRONG) from error
-    return named or [pipeline for pipeline in registry if pipeline.attached]
 
 
 class _Lines:
@@ -115,12 +102,11 @@ class _Json(_Lines):
     """The same as one document, written piece by piece: there may be many findings."""
 
     def begin(self) -> None:
-        self._comma = ""
-        self._out.write('{"findings": [', ending="")
+        self._document = Document(self._out)
+        self._document.begin()
 
     def _show(self, finding: Finding) -> None:
-        self._out.write(f"{self._comma}\n{json.dumps(finding.as_json())}", ending="")
-        self._comma = ","
+        self._document.add(finding.as_json())
 
     def end(self, error: str = "") -> None:
         summary = {
@@ -128,4 +114,4 @@ class _Json(_Lines):
             "counts": {kind: count for kind, count in self._counts.items() if count},
             "looked_at": dict(self._gate.looked), "advice": self._advice(),
         }  # fmt: skip
-        self._out.write(f"\n], {json.dumps(summary)[1:]}")
+        self._document.end(summary)
