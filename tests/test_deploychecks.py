@@ -179,12 +179,14 @@ def server(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         ("synchronous_commit", "remote_apply", False),
         ("fsync", "off", True),
         ("fsync", "on", False),
+        ("autovacuum", "off", True),
+        ("autovacuum", "on", False),
         ("idle_in_transaction_session_timeout", "0", True),
         ("idle_in_transaction_session_timeout", "1min", False),
     ],
 )
 def test_a_postgres_that_forgets(server: dict[str, Any], name: str, value: str, wrong: bool) -> None:
-    server |= {"synchronous_commit": "on", "fsync": "on"} | {name: value}
+    server |= {"synchronous_commit": "on", "fsync": "on", "autovacuum": "on"} | {name: value}
     said = found("pipeteer.W105", ["default"])
     assert len(said) == wrong
     assert all(said[0].startswith(name) for _ in said)

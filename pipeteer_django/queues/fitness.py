@@ -148,13 +148,17 @@ def durability(using: str) -> list[Found]:
 
 
 def _of_postgres(using: str) -> list[str]:
-    names = ("synchronous_commit", "fsync", "idle_in_transaction_session_timeout")
-    ((commit, fsync, idle),) = fetch(using, "SELECT " + ", ".join(f"current_setting('{name}')" for name in names))
+    names = ("synchronous_commit", "fsync", "autovacuum", "idle_in_transaction_session_timeout")
+    ((commit, fsync, autovacuum, idle),) = fetch(
+        using, "SELECT " + ", ".join(f"current_setting('{name}')" for name in names)
+    )
     found = []
     if commit == "off":
         found.append("synchronous_commit is off: a crash of the server takes back what was committed just before")
     if fsync == "off":
         found.append("fsync is off: a crash of the server's host can destroy the database")
+    if autovacuum == "off":
+        found.append("autovacuum is off: queues change and delete all their rows, and their tables would only grow")
     if idle == "0":
         found.append(
             "idle_in_transaction_session_timeout is 0: a worker that freezes in an atomic body, or whose host is cut "

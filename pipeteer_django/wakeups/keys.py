@@ -95,6 +95,7 @@ def doorkeeper(context: _Context) -> ThreadAuthenticator | None:
     keeper = ThreadAuthenticator(context)
     keeper.configure_curve_callback(_DOMAIN, AllowList(folder))
     keeper.start()
+    keeper.pipe.setsockopt(zmq.SNDTIMEO, 1000)  # were it to break, the end of the process would wait for it for ever
     return keeper
 
 

@@ -56,8 +56,10 @@ def hosted_here(hosts: Hosts, urls: Urls) -> Iterator[Proxy]:
     with on_host(hosts, "queue", urls):
         made = Proxy(*urls)
         assert made.start()
-        yield made
-        made.stop()
+        try:
+            yield made
+        finally:
+            made.stop()
 
 
 def keyed(hosts: Hosts) -> dict[str, str]:
