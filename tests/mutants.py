@@ -12,7 +12,7 @@ from typing import Any
 
 from django.utils import timezone
 
-from pipeteer_django.queues import atomic, claim, rows, settle
+from pipeteer_django.queues import atomic, claim, rows, settle, turn
 
 VARIABLE = "PIPETEER_MUTANT"
 
@@ -73,8 +73,21 @@ def no_claim_lock() -> None:
     claim.select_rows = select_rows
 
 
+def commits_believed_done() -> None:
+    """Who gets no reply to a COMMIT takes it that it happened."""
+    turn.resolve = lambda settled, claims, *rest: list(claims)
+    atomic.resolve = lambda *arguments: []
+
+
+def commits_believed_lost() -> None:
+    """Who gets no reply to a COMMIT takes it that it did not happen."""
+    turn.resolve = atomic.resolve = lambda *arguments: None
+
+
 MUTANTS: dict[str, Callable[[], None]] = {
     "no_fence": no_fence,
     "no_atomic_fence": no_atomic_fence,
     "no_claim_lock": no_claim_lock,
+    "commits_believed_done": commits_believed_done,
+    "commits_believed_lost": commits_believed_lost,
 }

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeteer_django.exceptions import InvalidValue
-from pipeteer_django.pipelines.values import PortableEncoder, canonical, check_portable
+from pipeteer_django.pipelines.values import PortableEncoder, canonical, check_portable, faithful
+from pipeteer_django.pipelines.valuetype import ValueType
 
 pytestmark = pytest.mark.once
 
@@ -102,6 +103,13 @@ def test_a_value_that_would_be_huge_is_refused_without_being_walked() -> None:
         check_portable(value, max_bytes=10_000)
 
 
+def test_the_limit_counts_large_floats_as_they_are_written() -> None:
+    """`1e+308` is six bytes, and 311 in full: MariaDB would refuse the statement."""
+    check_portable([1e308] * 3000, max_bytes=LIMIT)
+    with pytest.raises(InvalidValue, match="MAX_VALUE_BYTES"):
+        check_portable([1e308] * 4000, max_bytes=LIMIT)
+
+
 def test_the_limit_counts_bytes_not_characters() -> None:
     check_portable("é", max_bytes=4)
     with pytest.raises(InvalidValue, match="MAX_VALUE_BYTES"):
@@ -145,6 +153,21 @@ def test_what_a_database_may_change_compares_equal(one: Any, other: Any) -> None
 )
 def test_what_differs_compares_unequal(one: Any, other: Any) -> None:
     assert canonical(one) != canonical(other)
+
+
+def test_names_are_in_the_order_in_which_jsonb_keeps_them() -> None:
+    value = {"b": 1, "aa": 2, "a": [{"\U0001f600": 1, "\ue000": 2, "zz": 3, "\u00e9": 4, "": 5}]}
+    ordered = faithful(value, value)
+    assert ordered == value
+    assert list(ordered) == ["a", "b", "aa"]
+    assert list(ordered["a"][0]) == ["", "zz", "\u00e9", "\ue000", "\U0001f600"]
+
+
+@pytest.mark.parametrize(("annotation", "given"), [(float, -0.0), (Any, -0.0), (list[float], [-0.0])])
+def test_minus_zero_is_zero_everywhere(annotation: Any, given: Any) -> None:
+    value_type = ValueType.of(annotation)
+    for made in (value_type.check(given), value_type.to_stored(given), value_type.to_json(given)):
+        assert repr(made) == repr(given).replace("-", "")
 
 
 @given(portable.filter(portable_enough))

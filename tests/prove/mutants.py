@@ -182,7 +182,7 @@ def copy_of_project(changes: Iterable[Change] = ()) -> Iterator[Path]:
         folder = Path(name)
         for part in COPIED:
             if (ROOT / part).is_dir():
-                shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+                shutil.copytree(ROOT / part, folder / part)  # what Python has compiled is valid there, too
             else:
                 shutil.copy2(ROOT / part, folder / part)
         for change in changes:
@@ -195,16 +195,20 @@ def _apply(change: Change, file: Path) -> None:
     if (count := text.count(change.old)) != 1:
         raise Broken(f"{change.file} has this {count} times, not once: {change.old!r}. Mend the table of mutants.")
     file.write_text(text.replace(change.old, change.new))
+    # Python knows a changed file by the second and by its size, and a mutant may have neither changed.
+    for compiled in file.parent.glob(f"__pycache__/{file.stem}.*.pyc"):
+        compiled.unlink()
 
 
 def run_tests(folder: Path, tests: Sequence[str], environment: dict[str, str]) -> Outcome:
     """Run these tests of the project in `folder`."""
     report = folder / "report.xml"
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PIPETEER_", "PYTEST_"))}
     command = [sys.executable, "-m", "pytest", *tests, "-q", "-p", "no:cacheprovider", f"--timeout={PATIENCE}"]
     done = subprocess.run(
         [*command, "--override-ini=junit_family=xunit1", f"--junitxml={report}"],
         cwd=folder,
-        env=os.environ | environment | {"PYTHONPATH": str(folder)},
+        env=inherited | environment | {"PYTHONPATH": str(folder)},
         capture_output=True,
         text=True,
     )

@@ -56,7 +56,7 @@ def test_all_is_recovered_wherever_it_crashes() -> None:
     [
         ("effect_apart", "atomic", "COMMIT", "'one', 'one', 'two'"),
         ("output_apart", "activity", "DELETE FROM", "the process that recovers ended"),
-        ("result_apart", "atomic_steps", "suspended", "WRONG"),
+        ("result_apart", "atomic_steps", "SET crashes", "WRONG"),
         ("child_apart", "call", "doubleinput", "Vanished"),
         ("attempt_uncounted", "activity", "COMMIT", "its attempt was not counted"),
         ("no_sweep", "atomic_steps", "COMMIT", "the process that recovers ended"),

@@ -11,7 +11,7 @@ from tests.prove.mutants_table import MUTANTS, Change, Mutant
 
 SEED = os.environ.get("PIPETEER_PROVE_SEED", "11")
 
-pytestmark = [pytest.mark.once, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.once, pytest.mark.timeout(600)]
 
 HARMLESS = Change("queues/rows.py", "changed {changed} of", "changed  {changed} of")
 KILLER = "tests/pipelines/test_options.py::test_only_a_timeout_may_be_none"

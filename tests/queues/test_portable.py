@@ -7,6 +7,9 @@ from typing import Any
 import pytest
 
 from pipeteer_django import WorkflowContext
+from pipeteer_django.pipelines.outcome import Call, Done, NewStep, Waiting
+from pipeteer_django.queues.claim import plain
+from tests.queues import by_hand
 from tests.queues.clockwork import Clockwork
 from tests.testapp.pipelines import record, scripted, scripted_child
 
@@ -56,6 +59,26 @@ def test_of_the_value_of_a_child_that_was_born_claimed(monkeypatch: pytest.Monke
         return await ctx.call(scripted_child, VALUES[name])
 
     assert survives(monkeypatch, main, None, child=child) == VALUES[name]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_many_large_values_in_one_turn() -> None:
+    """MariaDB closes the connection at a statement of more than 16 MiB: the turn would be tried again for ever."""
+    value = "x" * 1_000_000
+    record.enqueue_many(value for _ in range(20))
+    runs = plain(scripted.Input, "default")
+    scripted.enqueue_many(range(20))
+    by_hand.turn([(claim, Waiting((calling(value),))) for claim in by_hand.claim_all(scripted)])
+    entries = by_hand.claim_all(record)
+    assert len(entries) == 40
+    turn = by_hand.turn([(claim, Done(value)) for claim in entries])
+    assert len(turn.settled.done) == 40
+    assert [len(text) for text in record.Output.objects.values_list("value", flat=True)] == [len(value)] * 20
+    assert scripted.Step.objects.filter(result=value).count() == runs.filter(deliveries=1).count() == 20
+
+
+def calling(value: str) -> NewStep:
+    return NewStep(0, "record", value, call=Call(record, value))
 
 
 def survives(monkeypatch: pytest.MonkeyPatch, main: Any, value: Any, *, child: Any = echo, **messages: Any) -> Any:
