@@ -51,6 +51,7 @@ def test_all_is_recovered_wherever_it_crashes() -> None:
     assert unmet <= tried // 10
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("mutant", "scenario", "matching", "says"),
     [
