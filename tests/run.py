@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tests import databases
 
-LEG_TIMEOUT = 30 * 60
+LEG_TIMEOUT = 50 * 60
 NO_TESTS_COLLECTED = 5
 # A file's tests stay together; each process has a database and ports of its own.
 PARALLEL = ["-n", str(min(4, os.cpu_count() or 1)), "--dist", "loadfile"]
