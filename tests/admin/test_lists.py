@@ -52,6 +52,7 @@ def test_a_site_of_ones_own() -> None:
     assert type(mine.get_model_admin(quad.Input)) is InputAdmin
 
 
+@pytest.mark.timeout(600)  # a page for each table and row
 def test_every_page_opens(boss: Client) -> None:
     item = Item.objects.create(name="an item")
     process_item.enqueue(item)
