@@ -4,7 +4,10 @@
 #   make dev          the example site, a worker and the wake-up proxy, for clicking around
 #   make test         the tests, on every database that can be had here
 #   make prove        kill -9 before and after every SQL statement and COMMIT, on each database; ARGS='--sample 200'
+#   make faults       a thousand lost COMMITs, poison, dead lines, servers that crash, full disks, wrong clocks
 #   make chaos        10,000 workflows on each database, under 200 kill -9, 50 zombies and 10 server crashes
+#   make availability a PostgreSQL primary is lost under load, and its standby takes over; needs root: docs/proofs.md
+#   make prove-all    all of these in full size, one after the other, with a summary: takes a night
 #   make mutants      the engine without one safeguard at a time: the tests must notice each; prints the table
 #   make bench        the benchmarks, beside raw SQL and the peers that are installed: see docs/performance.md
 #   make pictures     the tables and pictures of docs/performance.md, again, from benchmarks/results.json
@@ -25,7 +28,7 @@ python := $(VENV)/bin/python
 pip := $(python) -m pip --disable-pip-version-check
 installed := $(VENV)/.installed
 
-.PHONY: help demo dev test mutants prove chaos bench pictures screenshots lint format migrations clean
+.PHONY: help demo dev test mutants prove faults chaos availability prove-all bench pictures screenshots lint format migrations clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -42,8 +45,18 @@ test: $(installed)
 prove: $(installed)
 	$(python) -m tests.prove crashes $(ARGS)
 
+faults: $(installed)
+	$(python) -m tests.prove faults $(ARGS)
+
 chaos: $(installed)
 	$(python) -m tests.prove chaos $(ARGS)
+
+availability: $(installed)
+	$(pip) install --quiet 'patroni[etcd3,psycopg3]>=3.0.3'
+	$(python) -m tests.prove availability $(ARGS)
+
+prove-all: $(installed)
+	$(python) -m tests.prove all
 
 mutants: $(installed)
 	$(python) -m tests.prove mutants $(ARGS)

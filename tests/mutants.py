@@ -84,10 +84,16 @@ def commits_believed_lost() -> None:
     turn.resolve = atomic.resolve = lambda *arguments: None
 
 
+def transaction_trusted() -> None:
+    """Nobody looks whether the transaction in which an atomic body began is still the one."""
+    atomic._still_whole = lambda *arguments: None
+
+
 MUTANTS: dict[str, Callable[[], None]] = {
     "no_fence": no_fence,
     "no_atomic_fence": no_atomic_fence,
     "no_claim_lock": no_claim_lock,
     "commits_believed_done": commits_believed_done,
     "commits_believed_lost": commits_believed_lost,
+    "transaction_trusted": transaction_trusted,
 }

@@ -300,11 +300,11 @@ def test_every_page_can_be_reached() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_named_files_exist(page: Path) -> None:
-    """`queues/settle.py` in backticks names a file of the package, or of this repository."""
+    """`queues/settle.py` in backticks names a file of the package, of this repository or of its tests."""
     prose = re.sub(r"```.*?```|<!--.*?-->", "", page.read_text(), flags=re.DOTALL)
     written = {step.about for step in steps(page.read_text())}
-    for name in re.findall(r"`([\w]+(?:/[\w]+)+\.py)`", prose):
-        places = [ROOT / name, ROOT / "pipeteer_django" / name]
+    for name in re.findall(r"`((?:\w+/)+\w+\.py|test_\w+\.py)`", prose):
+        places = [ROOT / name, ROOT / "pipeteer_django" / name, ROOT / "tests" / name]
         assert name in written or any(place.exists() for place in places), f"{page.name} names {name}"
 
 

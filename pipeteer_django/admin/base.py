@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from typing import Any, ClassVar
 
 from django.contrib import admin, messages
@@ -33,6 +32,7 @@ from pipeteer_django.admin.valueform.field import value_field
 from pipeteer_django.exceptions import EntryChanged, PipeteerError
 from pipeteer_django.models import Queue
 from pipeteer_django.pipelines.registry import registry
+from pipeteer_django.queues.arrivals import new_key
 from pipeteer_django.queues.database import DatabaseNow
 from pipeteer_django.queues.guards import USER_COLUMNS
 
@@ -265,7 +265,7 @@ class InputAdmin(Careful):
 
     def get_changeform_initial_data(self, request: Any) -> Any:
         """A new entry gets a key of its own, and may run at once."""
-        return {"key": str(uuid.uuid4()), "available_at": None} | super().get_changeform_initial_data(request)
+        return {"key": new_key(), "available_at": None} | super().get_changeform_initial_data(request)
 
     def render_change_form(
         self, request: Any, context: Any, add: bool = False, change: bool = False, form_url: str = "", obj: Any = None

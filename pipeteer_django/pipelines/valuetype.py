@@ -183,6 +183,8 @@ class ValueType:
         """Whether None is one of its values. Of `Any` or a custom type only pydantic can tell."""
         if self.kind == "none" or self.optional or self.kind == "model":
             return self.kind == "none" or self.optional
+        if self.annotation in NATIVE:
+            return False  # known without an adapter, whose making costs each start of Django some milliseconds
         adapter = self.adapter
         try:
             return adapter.validate_python(None) is None

@@ -16,7 +16,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from django.db import DatabaseError, InterfaceError, OperationalError, connections, transaction
+from django.db import DatabaseError, InterfaceError, connections, transaction
 from django.db.backends.signals import connection_created
 
 from pipeteer_django.exceptions import BrokenAtomicity, EntryChanged, LeaseLost, LostTransaction
@@ -28,6 +28,7 @@ from pipeteer_django.queues.database import (
     aborted,
     durable,
     fence_stands,
+    is_by_server,
     is_disconnect,
     set_fence,
     single_writer,
@@ -216,7 +217,7 @@ def _closed(connection: Any) -> bool:
 
 def _by_server(error: BaseException | None) -> bool:
     while error is not None:
-        if isinstance(error, (OperationalError, InterfaceError)):
+        if is_by_server(error):
             return True
         error = error.__cause__ or error.__context__
     return False

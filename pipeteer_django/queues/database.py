@@ -13,13 +13,14 @@ from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from django.db import DatabaseError, InterfaceError, OperationalError, connections, models, transaction
+from django.db import DatabaseError, InterfaceError, InternalError, OperationalError, connections, models, transaction
 from django.utils import timezone
 
 LOCK_TIMEOUT = 5
 """Seconds an engine transaction waits for a lock (a foreign key's row, a unique key) before it is rerun."""
 
 _CONTENTION_STATES = {"40001", "40P01", "55P03"}
+_READ_ONLY_STATE = "25006"
 _NO_SUCH_THREAD = 1094
 _CONTENTION_NUMBERS = {1020, 1205, 1213}
 _NO_SUCH_SAVEPOINT = 1305
@@ -94,14 +95,16 @@ def _begin(using: str, also: str = "NULL") -> tuple[datetime, Any]:
     return moment, found
 
 
+_DISCOURAGED = ("enable_sort", "enable_seqscan", "enable_hashjoin", "enable_mergejoin", "jit")
 _PLANS = ", ".join(
     # Every statement of ours walks an index. Without statistics (a table just filled) the planner would sort the whole
-    # backlog for each claim, and read all steps there ever were to write the results of a few. What is merely
+    # backlog for each claim, and read all steps there ever were to write the results of a few. With those of a queue
+    # that was nearly empty when autovacuum came by, it would read a whole index into memory for one. What is merely
     # discouraged looks so dear that it would be compiled, if it were used all the same: no jit.
     f"set_config('{name}', {value}, true)"
     for name, value in (
         ("lock_timeout", "%s"),
-        *((name, "'off'") for name in ("enable_sort", "enable_seqscan", "enable_hashjoin", "enable_mergejoin", "jit")),
+        *((name, "'off'") for name in _DISCOURAGED),
     )
 )
 
@@ -293,9 +296,18 @@ def is_contention(error: BaseException) -> bool:
     return isinstance(error, OperationalError) and "database is locked" in str(error)
 
 
+def is_by_server(error: BaseException) -> bool:
+    """The server or the line to it is at fault, and not what was asked of it."""
+    if isinstance(error, InternalError):
+        # PostgreSQL's while it takes no writes, as a standby; or, without a code, the driver's, when an answer broke
+        # off in the middle (PgBouncer, as its server dies).
+        return getattr(error.__cause__, "sqlstate", None) in (None, _READ_ONLY_STATE)
+    return isinstance(error, (OperationalError, InterfaceError))
+
+
 def is_disconnect(error: BaseException) -> bool:
     """The server or the network went away; nothing is known about a COMMIT that was under way."""
-    return isinstance(error, (OperationalError, InterfaceError)) and not is_contention(error)
+    return is_by_server(error) and not is_contention(error)
 
 
 def from_now(now: datetime, seconds: float) -> datetime:

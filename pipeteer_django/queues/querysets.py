@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 from typing import Any, NoReturn
@@ -16,7 +15,7 @@ from pipeteer_django.exceptions import DuplicateKey, EngineColumn, InvalidValue,
 from pipeteer_django.pipelines.pipeline import Pipeline
 from pipeteer_django.pipelines.workflow import Workflow
 from pipeteer_django.queues import people, runs
-from pipeteer_django.queues.arrivals import insert_entries
+from pipeteer_django.queues.arrivals import insert_entries, new_key
 from pipeteer_django.queues.available import Soon
 from pipeteer_django.queues.claim import plain
 from pipeteer_django.queues.database import DatabaseNow
@@ -219,7 +218,7 @@ class InputManager(OfPipeline, models.Manager.from_queryset(InputQuerySet)):  # 
 
     def _entry(self, value: Any, *, key: str | None, **columns: Any) -> Any:
         attribute = self.model._meta.get_field("value").attname
-        return self.model(**{attribute: self._stored(value)}, key=str(uuid.uuid4()) if key is None else key, **columns)
+        return self.model(**{attribute: self._stored(value)}, key=new_key() if key is None else key, **columns)
 
     def _stored(self, value: Any) -> Any:
         """What the field takes: of a row its primary key, else the value as it is."""

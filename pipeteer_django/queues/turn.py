@@ -20,7 +20,7 @@ from pipeteer_django.pipelines.pipeline import Pipeline
 from pipeteer_django.pipelines.registry import registry
 from pipeteer_django.queues.births import Cradle
 from pipeteer_django.queues.claim import Claim, Kept, claim, nothing_kept
-from pipeteer_django.queues.database import Strategy, begin, durable, is_contention
+from pipeteer_django.queues.database import Strategy, begin, durable, is_by_server, is_contention, is_disconnect
 from pipeteer_django.queues.peek import begin_turn
 from pipeteer_django.queues.rows import lock
 from pipeteer_django.queues.settle import settle
@@ -87,15 +87,13 @@ def ticket_of(claim: Claim, outcome: Outcome, holder: str = "") -> Ticket:
 def take_turn(tickets: Sequence[Ticket], appetite: Appetite, *, using: str, commit: Strategy = durable) -> Turn:
     """Settle and claim in one transaction, rerun on contention; a value the database refuses parks its entry alone.
 
-    Raises OperationalError or InterfaceError when the database is gone and nothing was committed: keep the tickets
-    and come again.
+    Raises DatabaseError or InterfaceError when the database is gone, or takes no writes, and nothing was committed:
+    keep the tickets and come again.
     """
     try:
         return _rerun(tickets, appetite, using, commit)
-    except (OperationalError, InterfaceError, ProgrammingError):
-        raise
     except Exception as error:
-        if not tickets:
+        if not tickets or is_by_server(error) or isinstance(error, ProgrammingError):
             raise
         return _one_by_one(tickets, error, using, commit)
 
@@ -120,8 +118,8 @@ def _proved(tickets: Sequence[Ticket], appetite: Appetite, using: str, commit: S
         with commit(using) as proof:
             _do(turn, tickets, appetite, using)
             committing = True
-    except (OperationalError, InterfaceError) as error:
-        if not committing or is_contention(error):
+    except (DatabaseError, InterfaceError) as error:
+        if not committing or not is_disconnect(error):
             raise
         claims = resolve(turn.settled, turn.claims, using, appetite.worker, commit)
         if claims is None:
@@ -219,14 +217,19 @@ def resolve(
     if connections[using].in_atomic_block:
         return None  # a test's own transaction: nothing was committed
     connections[using].close()
-    with commit(using):
-        begin(using)
-        wanted: dict[str, set[int]] = defaultdict(set)
-        for ticket in settled.done:
-            wanted[ticket.pipeline.id].add(ticket.id)
-        for entry in claims:
-            wanted[entry.pipeline.id].add(entry.id)
-        locked = lock(using, wanted, wait=True)
+    wanted: dict[str, set[int]] = defaultdict(set)
+    moved: list[Ticket | Claim] = [*settled.done, *claims]
+    for entry in moved:
+        wanted[entry.pipeline.id].add(entry.id)
+    locked = None
+    try:
+        with commit(using):
+            begin(using)
+            locked = lock(using, wanted, wait=True)
+    except (DatabaseError, InterfaceError):
+        if locked is None:
+            raise
+        # This transaction only read. What it read under its locks is so, whatever became of its own COMMIT.
     rows = {(id, row.id): row for id, by_id in locked.items() for row in by_id.values()}
     if any(
         (row := rows.get((t.pipeline.id, t.id))) and row.epoch == t.epoch for t in settled.done if not t.advanced_by

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from asgiref.sync import SyncToAsync, ThreadSensitiveContext, async_to_sync, sync_to_async
-from django.db import DatabaseError, InterfaceError, OperationalError, connections
+from django.db import DatabaseError, InterfaceError, connections
 
 from pipeteer_django.conf import settings
 from pipeteer_django.exceptions import BrokenAtomicity, InvalidValue, LeaseLost
@@ -27,7 +27,7 @@ from pipeteer_django.pipelines.registry import registry
 from pipeteer_django.pipelines.workflow import Workflow
 from pipeteer_django.queues.atomic import run_atomic
 from pipeteer_django.queues.claim import Claim
-from pipeteer_django.queues.database import Strategy, durable, session_id, tidy
+from pipeteer_django.queues.database import Strategy, durable, is_by_server, session_id, tidy
 from pipeteer_django.queues.tickets import Settled
 
 logger = logging.getLogger("pipeteer_django.worker")
@@ -168,7 +168,7 @@ def _not_the_bodys_fault(attempt: Attempt, error: BaseException) -> Released | R
             "%s %r could not begin: %s", attempt.activity.id, attempt.claim.key, " ".join(str(error).split())
         )
         return Released(delay=random.uniform(0.5, 1.5))
-    if attempt.ended and isinstance(error, (OperationalError, InterfaceError)):
+    if attempt.ended and is_by_server(error):
         return Retry(Failure.of(error), attempt.activity.delay_after(attempt.claim.attempt))
     return None
 

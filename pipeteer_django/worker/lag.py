@@ -14,14 +14,15 @@ logger = logging.getLogger("pipeteer_django.worker")
 
 TOLERATED = 1.4
 """Seconds; with the time between two looks a blocked loop is reported within two."""
-_TICK = 0.25
+TICK = 0.25
+"""Seconds between two ticks of the loop."""
 
 
 class Lag:
     """The loop ticks; other threads ask whether it still does."""
 
-    def __init__(self, beat: Callable[[], None] | None = None) -> None:
-        self._beat = beat or (lambda: None)
+    def __init__(self, *at_each_tick: Callable[[], None]) -> None:
+        self._at_each_tick = at_each_tick
         self._last = time.monotonic()
         self._thread = threading.get_ident()
         self._said = False
@@ -34,8 +35,9 @@ class Lag:
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
         self._last = time.monotonic()
         self._said = False
-        self._beat()
-        loop.call_later(_TICK, self._tick, loop)
+        for call in self._at_each_tick:
+            call()
+        loop.call_later(TICK, self._tick, loop)
 
     def stuck(self) -> bool:
         """Whether the loop has not turned for a while; says so once, with the stack that blocks it."""

@@ -33,9 +33,10 @@ class Renewal:
         held: Callable[[], Sequence[Claim]],
         lost: Callable[[Pipeline[Any, Any], dict[int, int]], None],
         lag: Lag,
+        watch: Callable[[Callable[[], None]], None],
     ) -> None:
         self._label, self._using, self._pipelines = label, using, pipelines
-        self._held, self._lost, self._lag = held, lost, lag
+        self._held, self._lost, self._lag, self._watch = held, lost, lag, watch
         self._every = min([lease(pipeline).total_seconds() for pipeline in pipelines] or [30.0]) / 3
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="pipeteer-renewal", daemon=True)
@@ -66,7 +67,7 @@ class Renewal:
 
     def _guarded(self, work: Callable[[], None]) -> None:
         try:
-            work()
+            self._watch(work)
         except (DatabaseError, InterfaceError) as error:
             # The worker's own turns say that the database is gone; saying it twice would not help.
             logger.debug("Renewal failed: %s", error)

@@ -105,6 +105,7 @@ def serve(options: Options, started: Started | None = None) -> None:
         grace=options.grace,
         drain=options.drain,
         beat=_beat(),
+        give_up=None if started else lambda: leave(1),
     )
     database = f"{worker.using} ({connections[worker.using].display_name})"  # MariaDB is asked, so not on the loop
     connections.close_all()

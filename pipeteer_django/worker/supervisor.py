@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeteer_django.conf import settings
+from pipeteer_django.worker.deadline import patience
 from pipeteer_django.worker.service import BEAT_FD, Options
 
 logger = logging.getLogger("pipeteer_django.worker")
@@ -76,7 +76,7 @@ class Supervisor:
         self._children = [Child(_command(options)) for _ in range(count)]
         self._drain = options.drain
         self._stopping = False
-        self._patience = max(10.0, 2 * settings().RESERVE.total_seconds())
+        self._patience = patience()
 
     def run(self) -> None:
         """Watch the children."""

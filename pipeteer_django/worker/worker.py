@@ -31,6 +31,7 @@ from pipeteer_django.queues.turn import Turn, ticket_of
 from pipeteer_django.wakeups import flush, listen
 from pipeteer_django.worker.attempts import Ended
 from pipeteer_django.worker.crew import Crew, Place
+from pipeteer_django.worker.deadline import Deadline
 from pipeteer_django.worker.desk import LATER, Desk, Work
 from pipeteer_django.worker.hesitation import TAKEN, Hesitation
 from pipeteer_django.worker.lag import Lag
@@ -65,6 +66,7 @@ class Worker:
         grace: float | None = None,
         drain: bool = False,
         beat: Callable[[], None] | None = None,
+        give_up: Callable[[], None] | None = None,
     ) -> None:
         self.pipelines = [pipeline for pipeline in pipelines if pipeline.runs_here]
         self.using = using
@@ -74,7 +76,8 @@ class Worker:
         self.stopped = threading.Event()
         self._grace = settings().GRACE if grace is None else grace
         self._drain = drain
-        self._lag = Lag(beat)
+        self._deadline = Deadline(using, give_up)
+        self._lag = Lag(*filter(None, [beat]), self._deadline.look)
         self._serves = frozenset(pipeline.id for pipeline in self.pipelines)
         self._tickets: list[Ticket] = []
         self._claims: dict[Place, Claim] = {}
@@ -135,6 +138,7 @@ class Worker:
             held=lambda: list(self._claims.values()),
             lost=self._lost,
             lag=self._lag,
+            watch=self._deadline.watch,
         )
         renewal.start()
         try:
@@ -169,7 +173,7 @@ class Worker:
             return False
 
     async def _on_database(self, function: Callable[..., T], *arguments: Any) -> T:
-        return await self._loop.run_in_executor(self._database, function, *arguments)
+        return await self._loop.run_in_executor(self._database, self._deadline.watch, function, *arguments)
 
     async def _turn(self) -> None:
         self._nudge.clear()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
+import resource
 import signal
 import time
+from collections.abc import Callable
 
 import pipeteer_django as pipeteer
 from pipeteer_django import Context, WorkflowContext
@@ -72,6 +75,53 @@ def poison(x: int, ctx: Context) -> int:
     begin("poison", ctx)
     if x < 0:
         os.kill(os.getpid(), signal.SIGKILL)
+    return ctx.attempt
+
+
+def _segfault() -> None:
+    ctypes.string_at(0)
+
+
+def _out_of_memory() -> None:
+    with open("/proc/self/statm") as pages:
+        now = int(pages.read().split()[0]) * resource.getpagesize()
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (now + (256 << 20), before[1]))
+    try:
+        hoard = []
+        while True:
+            hoard.append(bytes(16 << 20))
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def _endless_loop() -> None:
+    while True:
+        pass
+
+
+HAZARDS: dict[str, Callable[[], object]] = {
+    "fine": lambda: None,
+    "segfault": _segfault,
+    "exit": lambda: os._exit(1),
+    "memory": _out_of_memory,
+    "loop": _endless_loop,
+}
+
+
+@pipeteer.activity(timeout=5, max_attempts=2, backoff=0.1)
+def hazard(kind: str, ctx: Context) -> int:
+    """Harms its process in the way that is named."""
+    begin("hazard", ctx)
+    HAZARDS[kind]()
+    return ctx.attempt
+
+
+@pipeteer.activity(timeout=5, max_attempts=2, backoff=0.1)
+async def hazard_async(kind: str, ctx: Context) -> int:
+    """The same on the event loop."""
+    print(f"<hazard_async {ctx.key}>", flush=True)
+    HAZARDS[kind]()
     return ctx.attempt
 
 

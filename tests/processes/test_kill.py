@@ -70,10 +70,12 @@ def test_a_workflow_survives_the_death_of_its_workers_anywhere(start_worker: Sta
     points += [("before_commit", 1, "errand"), ("body_end", 1, "errand")]
     # Between these two the child is done and its parent not yet told.
     points += [("before_commit", 2, "linger_atomic"), ("after_commit", 1, "linger_atomic")]
-    count = 2 * len(points)
+    count = 3 * len(points)
+    dying = victims(start_worker, ids, points)
+    ready(*dying)  # or who comes first does it all
     with transaction.atomic():
         runs = [errand.enqueue(0.0, key=str(n)) for n in range(count)]
-    all_die(victims(start_worker, ids, points))
+    all_die(dying)
 
     rescue(start_worker, ids, errand, count)
     assert outputs(errand).keys() == {run.key for run in runs}

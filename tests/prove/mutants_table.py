@@ -323,5 +323,43 @@ MUTANTS = (
         ("pipelines/values.py", "if found := _UNSTORABLE.search(text):", "if found := None:"),
         by=("tests/pipelines/test_values.py::test_what_some_database_would_lose_is_refused_with_its_place",),
     ),
+    _mutant(
+        "names_in_any_order",
+        "The names of a JSON object are put into the order in which jsonb keeps them, so that a replay sees it, too.",
+        ("pipelines/values.py", "dict(sorted(items, key=_as_jsonb_sorts))", "dict(items)"),
+        by=("tests/pipelines/test_values.py::test_names_are_in_the_order_in_which_jsonb_keeps_them",),
+    ),
+    _mutant(
+        "floats_become_integers",
+        "A large float is recorded with its point, so that jsonb makes no integer of it.",
+        (
+            "queues/fields.py",
+            'kwargs.setdefault("encoder", PortableEncoder)\n        super().__init__(*args, **kwargs)',
+            "super().__init__(*args, **kwargs)",
+        ),
+        by=("tests/queues/test_portable.py::test_of_a_message",),
+        database="postgres",
+    ),
+    _mutant(
+        "statements_of_any_length",
+        "Large values of one turn are shared out among statements that MariaDB takes.",
+        ("queues/statements.py", "_LONGEST = 2**21", "_LONGEST = 2**50"),
+        by=("tests/queues/test_portable.py::test_many_large_values_in_one_turn",),
+        database="mariadb",
+        raising="django.db.utils.OperationalError: (",
+    ),
+    _mutant(
+        "broken_answers_park",
+        "An answer of the server that broke off says nothing about the value that was to be written, and parks nobody.",
+        ("queues/database.py", "in (None, _READ_ONLY_STATE)", "in ()"),
+        by=("tests/processes/test_contention.py::test_an_answer_that_broke_off_parks_nobody",),
+    ),
+    _mutant(
+        "dead_line_unnoticed",
+        "A worker whose database neither answers nor breaks the connection gives itself up.",
+        ("worker/deadline.py", "if wait.looks == self._longest:", "if wait.looks < 0:"),
+        by=("tests/processes/test_half_open.py::test_one_answer_that_does_not_come",),
+        database="postgres",
+    ),
 )
 """By the part of the protocol that they harm."""

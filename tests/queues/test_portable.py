@@ -94,4 +94,5 @@ def survives(monkeypatch: pytest.MonkeyPatch, main: Any, value: Any, *, child: A
     assert record.Input.objects.count() == 1
     work.forget()
     work.run()
+    assert list(scripted.Input.objects.values_list("error", flat=True)) == [], "it is still in its queue"
     return run.result(timeout=0)
