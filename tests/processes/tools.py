@@ -19,7 +19,7 @@ from tests.testapp.models import Ledger
 
 Process = subprocess.Popen[str]
 
-PATIENCE = 40.0
+PATIENCE = 90.0
 """Seconds after which a test gives up on what should take one or two."""
 RESERVE = 2.0
 """The lease in tests.settings."""
