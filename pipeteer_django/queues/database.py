@@ -95,16 +95,14 @@ def _begin(using: str, also: str = "NULL") -> tuple[datetime, Any]:
     return moment, found
 
 
-_DISCOURAGED = ("enable_sort", "enable_seqscan", "enable_hashjoin", "enable_mergejoin", "jit")
 _PLANS = ", ".join(
     # Every statement of ours walks an index. Without statistics (a table just filled) the planner would sort the whole
-    # backlog for each claim, and read all steps there ever were to write the results of a few. With those of a queue
-    # that was nearly empty when autovacuum came by, it would read a whole index into memory for one. What is merely
+    # backlog for each claim, and read all steps there ever were to write the results of a few. What is merely
     # discouraged looks so dear that it would be compiled, if it were used all the same: no jit.
     f"set_config('{name}', {value}, true)"
     for name, value in (
         ("lock_timeout", "%s"),
-        *((name, "'off'") for name in _DISCOURAGED),
+        *((name, "'off'") for name in ("enable_sort", "enable_seqscan", "enable_mergejoin", "jit")),
     )
 )
 
