@@ -14,7 +14,10 @@ from django.db import connection
 from django.utils import timezone
 
 from pipeteer_django.pipelines.outcome import Done, Failed, Failure, Parked, Released, Retry
+from pipeteer_django.queues.renew import renew
+from pipeteer_django.queues.sweep import Sweeper
 from pipeteer_django.worker.attempts import run_workflow
+from pipeteer_django.worker.intake import Intake
 from tests.queues import by_hand
 from tests.testapp.pipelines import double, quad
 
@@ -41,6 +44,7 @@ OUTCOMES = {
 def enter(count: int) -> None:
     double.enqueue_many(range(count))
     quad.enqueue_many(range(count))
+    by_hand.overdue(quad)  # what has just woken up may be another worker's, and is looked at one by one
     quad.Step.objects.bulk_create(
         quad.Step(run_id=next(NUMBERS), branch=0, index=0, pipeline="double", param=1, created_at=timezone.now())
         for _ in range(count)
@@ -133,3 +137,26 @@ def test_runs_read_their_own_steps() -> None:
     results = [(child, Done(1)) for child in children]
     assert len(runs) == len(children) == AT_ONCE
     assert rows_read(lambda: by_hand.turn(results)) <= 20 * AT_ONCE
+
+
+@pytest.mark.usefixtures("statistics")
+def test_a_look_at_the_queues_reads_a_row_of_each() -> None:
+    intake = Intake([double, quad], "default", "me")
+    intake.look()
+    assert rows_read(intake.look) <= 10
+
+
+@pytest.mark.usefixtures("statistics")
+def test_renewing_reads_what_is_held() -> None:
+    double.enqueue_many(range(AT_ONCE), priority=URGENT)
+    held = {claim.id: claim.epoch for claim in by_hand.claim_all(double, priority=URGENT)}
+    assert len(held) == AT_ONCE
+    assert rows_read(lambda: renew(double, "default", held, "by hand")) <= 10 * AT_ONCE
+
+
+@pytest.mark.usefixtures("statistics")
+def test_a_sweep_reads_a_page() -> None:
+    quad.enqueue_many(range(AT_ONCE), priority=URGENT)
+    by_hand.turn([(run, run_workflow(run)) for run in by_hand.claim_all(quad, priority=URGENT)])
+    sweeper = Sweeper([quad], "default")
+    assert rows_read(lambda: sweeper.sweep({quad.id: [URGENT]})) <= 10 * AT_ONCE
