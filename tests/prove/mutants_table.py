@@ -349,6 +349,13 @@ MUTANTS = (
         raising="django.db.utils.OperationalError: (",
     ),
     _mutant(
+        "statistics_believed",
+        "Whatever autovacuum made PostgreSQL believe of a table, a turn reads the rows it is about.",
+        ("queues/statements.py", 'named = f" AND {table}.id IN ({{}})"', 'named = ""'),
+        by=("tests/queues/test_statistics.py::test_settling_reads_what_it_settles",),
+        database="postgres",
+    ),
+    _mutant(
         "broken_answers_park",
         "An answer of the server that broke off says nothing about the value that was to be written, and parks nobody.",
         ("queues/database.py", "in (None, _READ_ONLY_STATE)", "in ()"),
