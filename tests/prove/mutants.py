@@ -163,8 +163,8 @@ def _require_sound(mutant: Mutant, sound: Outcome) -> None:
 def judge(mutant: Mutant, environment: dict[str, str]) -> Verdict:
     """Run its tests against the mutant. Raises Broken where that proves nothing."""
     started = time.monotonic()
-    with copy_of_project(mutant.changes) as changed:
-        after = run_tests(changed, [*mutant.killers, "-x"], environment)
+    with copy_of_project(mutant.changes) as folder:
+        after = run_tests(folder, [*mutant.killers, "-x"], environment)
     failed = [failure for failure in after.failures if failure.meant(mutant.raising)]
     if after.errors or (after.failures and not failed):
         raise Broken(f"its tests break, but not by what they assert.\n{_reasons([*after.failures, *after.errors])}")
@@ -191,13 +191,17 @@ def copy_of_project(changes: Iterable[Change] = ()) -> Iterator[Path]:
 
 
 def _apply(change: Change, file: Path) -> None:
-    text = file.read_text()
-    if (count := text.count(change.old)) != 1:
-        raise Broken(f"{change.file} has this {count} times, not once: {change.old!r}. Mend the table of mutants.")
-    file.write_text(text.replace(change.old, change.new))
+    file.write_text(changed(change, file.read_text()))
     # Python knows a changed file by the second and by its size, and a mutant may have neither changed.
     for compiled in file.parent.glob(f"__pycache__/{file.stem}.*.pyc"):
         compiled.unlink()
+
+
+def changed(change: Change, text: str) -> str:
+    """The text of the file, changed. Raises Broken where the change does not fit it."""
+    if (count := text.count(change.old)) != 1:
+        raise Broken(f"{change.file} has this {count} times, not once: {change.old!r}. Mend the table of mutants.")
+    return text.replace(change.old, change.new)
 
 
 def run_tests(folder: Path, tests: Sequence[str], environment: dict[str, str]) -> Outcome:

@@ -152,7 +152,7 @@ MUTANTS = (
         "A turn whose COMMIT got no reply asks the rows whether it happened before it does anything again.",
         (
             "queues/turn.py",
-            "if not committing or is_contention(error):\n            raise",
+            "if not committing or not is_disconnect(error):\n            raise",
             "if True:\n            raise",
         ),
         by=("tests/queues/test_turns.py::test_a_turn_whose_commit_got_no_reply",),

@@ -43,3 +43,10 @@ def test_what_is_no_mutant_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pyte
 def test_there_are_enough_and_their_names_differ() -> None:
     assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS) >= 15
     assert all(mutant.killers for mutant in MUTANTS)
+
+
+def test_every_mutant_still_fits_its_file() -> None:
+    for mutant in MUTANTS:
+        for change in mutant.changes:
+            text = (mutants.ROOT / "pipeteer_django" / change.file).read_text()
+            assert mutants.changed(change, text) != text
